@@ -1,8 +1,8 @@
 #!/bin/bash
 # Start-up script for a worker on Google Compute Engine.
 #
-# Reads its settings from the metadata server at each start, so that the image and the disk hold no
-# settings and no secrets. Attributes of the instance take precedence over those of the project:
+# Reads the settings from the metadata server at each start, so that the image and the disk contain
+# no settings and no secrets. Attributes of the instance take precedence over those of the project:
 #
 #   task-queue                 sqs://NAME or NAME, or pubsub://projects/…
 #   bucket-name                gs://NAME or NAME, or another bucket's URL
@@ -20,16 +20,16 @@ set -euo pipefail
 metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1
 storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
 compute=${COMPUTE_API:-https://compute.googleapis.com}/compute/v1
-# A directory in memory.
+# This directory is in memory.
 run=${RUN:-/run/task-host}
 program=${PROGRAM:-/usr/local/bin/host}
 
-# Prints a value from the metadata server. Fails if it does not exist.
+# Prints a value from the metadata server. Fails if the value does not exist.
 value() {
     curl -fsS --retry 5 --retry-connrefused --max-time 30 -H 'Metadata-Flavor: Google' "$metadata/$1"
 }
 
-# Prints an attribute, or nothing.
+# Prints an attribute. Prints nothing if the attribute does not exist.
 attribute() {
     value "instance/attributes/$1" 2>/dev/null || value "project/attributes/$1" 2>/dev/null || true
 }
@@ -39,7 +39,7 @@ token() {
     value instance/service-accounts/default/token | sed -E 's/.*"access_token" *: *"([^"]+)".*/\1/'
 }
 
-# Prints a name with a scheme, which it may already have.
+# Adds a scheme to a name, unless the name already has one.
 url() {
     case $2 in
     '' | *://* | arn:*) printf %s "$2" ;;
@@ -99,7 +99,8 @@ umask 077
 } > "$run/environment"
 
 if [[ -n $role ]]; then
-    # The machine's identity token, which AWS exchanges for the role. It is valid for one hour.
+    # Stores the machine's identity token, which AWS exchanges for the role. A token is valid for
+    # one hour.
     cat > "$run/renew" <<RENEW
 #!/bin/bash
 set -euo pipefail
@@ -108,15 +109,15 @@ curl -fsS --retry 5 -H 'Metadata-Flavor: Google' -o '$run/token.new' \\
     '$metadata/instance/service-accounts/default/identity?audience=sts.amazonaws.com&format=full'
 mv '$run/token.new' '$run/token'
 RENEW
-    # Programs in /run may not be executed on every system.
+    # Some systems mount /run without permission to execute programs.
     /bin/bash "$run/renew"
     systemd-run --unit=task-host-identity --on-active=30min --on-unit-active=30min /bin/bash "$run/renew"
 fi
 
 after=()
 if [[ $(attribute delete-when-done) == true ]]; then
-    # Runs when host has ended. A machine that is taken away keeps its place in the group, so that the group
-    # replaces it.
+    # Runs when host has ended. A preempted machine stays in the group, so that the group replaces
+    # it.
     {
         printf '#!/bin/bash\nset -euo pipefail\nmetadata=%q compute=%q\n' "$metadata" "$compute"
         declare -f value token
@@ -133,11 +134,11 @@ fi
 curl -fsS --retry 5 --retry-all-errors -o /dev/null -H @- "${request[@]}" <<< "Authorization: Bearer $(token)"
 DONE
     } > "$run/done"
-    # With +, as root and without what keeps host itself in bounds.
+    # The + runs the script as root and without the sandbox of the host.
     after=(-p "ExecStopPost=+/bin/bash $run/done")
 fi
 
-# host-flags must split into words.
+# host-flags must be split into words.
 # shellcheck disable=SC2046
 exec systemd-run --unit=task-host --collect \
     -p EnvironmentFile="$run/environment" \

@@ -1,20 +1,21 @@
-//! Fuzz targets for the parsers of foreign data: what messages, queues, buckets, components and files
-//! of settings may contain.
+//! Fuzz targets for the parsers of foreign data: messages, queues, buckets, components and settings
+//! files.
 //!
-//! A target takes any bytes and panics if a promise is broken: what is accepted keeps its documented
-//! limits, what is written is read again as the same, two readers of one format agree, and memory is
-//! bounded. `cargo xtask fuzz` looks for such bytes. `fuzz/corpus/TARGET` keeps the inputs that
-//! reached new code, and `cargo test` runs each of them.
+//! A target takes any bytes and panics if a guarantee is broken: accepted data are within their
+//! documented limits, written data are read again as the same, two readers of one format agree, and
+//! memory is bounded. `cargo xtask fuzz` searches for inputs that break a guarantee.
+//! `fuzz/corpus/TARGET` contains the inputs that reached new code, and `cargo test` runs each of
+//! them.
 
 mod memory;
 mod targets;
 
-/// What is done with an input.
+/// A check of one kind of foreign data.
 #[derive(Debug)]
 pub struct Target {
-    /// The name, which is that of the directory of its corpus.
+    /// The name of the target and of the directory of its corpus.
     pub name: &'static str,
-    /// Panics if a promise is broken.
+    /// Panics if an input breaks a guarantee.
     pub check: fn(&[u8]),
 }
 
@@ -24,7 +25,7 @@ impl Target {
         targets::ALL
     }
 
-    /// The target of that name.
+    /// The target with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         Self::all().iter().find(|target| target.name == name)
     }

@@ -1,5 +1,5 @@
-//! Runs one target with libFuzzer, which has the `main` of this program. The variable `FUZZ_TARGET`
-//! selects the target.
+//! Runs one target with libFuzzer, which provides the `main` of this program. The variable
+//! `FUZZ_TARGET` selects the target.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use task_host_fuzz::Target;
 
-/// The variable that selects the target. libFuzzer starts this program again with the same variables.
+/// The variable that selects the target. The processes that libFuzzer starts inherit it.
 const VARIABLE: &str = "FUZZ_TARGET";
 
 static SELECTED: LazyLock<&Target> = LazyLock::new(|| {

@@ -1,4 +1,4 @@
-//! Counts the memory that a parser takes, so that a target can check that it is bounded.
+//! Counts the memory that a parser uses, so that a target can check that it is bounded.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,7 +9,7 @@ struct Counting;
 thread_local! {
     /// Bytes that this thread allocated and did not free.
     static LIVE: Cell<isize> = const { Cell::new(0) };
-    /// The most of them since the last call of [`bounded`] began.
+    /// The maximum of [`LIVE`] since the last call of [`bounded`] began.
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
@@ -23,7 +23,7 @@ fn count(more: usize, less: usize) {
 }
 
 // SAFETY: every call goes to the system's allocator unchanged. Counting does not allocate: the
-// counters are constants at the start and have no destructors.
+// counters have constant initial values and no destructors.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 0);
@@ -50,7 +50,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What a call returns. Panics if the call needed more than `most` bytes of memory at a time.
+/// Calls `call` and returns its result. Panics if the call needed more than `most` bytes of memory
+/// at a time.
 pub(crate) fn bounded<T>(most: usize, call: impl FnOnce() -> T) -> T {
     let before = LIVE.get();
     PEAK.set(before);

@@ -16,7 +16,7 @@ mod report;
 
 use crate::Target;
 
-/// All targets, by name.
+/// All targets, sorted by name.
 pub(crate) const ALL: &[Target] = &[
     Target { name: "cache", check: cache::check },
     Target { name: "cause", check: cause::check },
@@ -33,7 +33,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "report", check: report::check },
 ];
 
-/// The first line of an input, and the rest.
+/// Splits an input into its first line and the rest.
 fn first_line(input: &[u8]) -> (&[u8], &[u8]) {
     match input.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&input[..end], &input[end + 1..]),
@@ -41,7 +41,7 @@ fn first_line(input: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Lines such as `name: value` up to an empty line, and the rest of the input.
+/// Splits an input into lines such as `name: value` up to an empty line, and the rest.
 fn headers(input: &[u8]) -> (Vec<(&str, &str)>, &[u8]) {
     let (mut headers, mut rest) = (Vec::new(), input);
     loop {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use task_host_fuzz::Target;
 
-/// The most bytes of the corpus: every clone has all of them.
+/// The most bytes of the corpus. It is small, because every clone of the repository contains it.
 const MOST: u64 = 2 << 20;
 
 fn entries(directory: &Path) -> Vec<std::fs::DirEntry> {

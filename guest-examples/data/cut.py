@@ -1,6 +1,6 @@
-"""Cuts tiles/ out of the whole images beside this file: python cut.py (needs Pillow).
+"""Cuts the images in this directory into tiles in tiles/: python cut.py (needs Pillow).
 
-Tiles are named ROW_COLUMN, from the upper left. Those at the right and lower edges may be smaller.
+Tiles are named ROW_COLUMN, from the upper left. Tiles at the right and lower edges may be smaller.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What decides whether a component is built, and what is shown if it can't be."""
+"""Tests when a component is built, and which errors are shown if it can't be built."""
 
 import os
 from pathlib import Path

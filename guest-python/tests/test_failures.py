@@ -1,4 +1,4 @@
-"""The reason of a failure has the cause first, and the verdict is that of the SDK for Rust."""
+"""Tests that a failure's reason begins with the cause, and that verdicts equal the Rust SDK's."""
 
 import errno
 import json

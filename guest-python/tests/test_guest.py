@@ -1,4 +1,4 @@
-"""What a task finds: its message, its inputs, its outputs, and the calls."""
+"""Tests a task's message, its inputs, its outputs, and the calls."""
 
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ def test_files_are_opened_and_created(tmp_path):
         assert task.read(key).decode() == task.read_text(key) == task.path(key).read_text("utf-8")
         with task.create("a/b.txt") as file:
             file.write("é")
-        # Never closed, and complete all the same.
+        # This file is never closed, and must be complete nevertheless.
         task.create("left.bin", "wb").write(b"x")
         task.output_path("c/d").write_bytes(b"y")
         task.write("e", bytearray(b"z"))

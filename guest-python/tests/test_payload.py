@@ -1,4 +1,4 @@
-"""Payloads become values of the annotated type, or the report says where they don't fit."""
+"""Tests that payloads become values of the annotated type, or that errors say where they don't."""
 
 import enum
 from collections.abc import Mapping, Sequence

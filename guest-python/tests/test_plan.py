@@ -1,4 +1,4 @@
-"""What a plan asks for, and what it sees."""
+"""Tests the inputs that a plan asks for, and the task that it receives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def test_a_function_has_a_plan():
     needs = plan(smooth, payload={"x": 1})
     assert needs == ["tiles/1-0.raw", optional("tiles/2-0.raw"), prefix("masks/")]
     assert repr(needs) == "['tiles/1-0.raw', optional('tiles/2-0.raw'), prefix('masks/')]"
-    # It is a function like any other, and so is the task.
+    # `run` does not call the plan.
     assert run(smooth, payload={"x": 1}).text("smooth.raw") == "at the edge"
     assert run(smooth, payload={"x": 1}, inputs={"tiles/2-0.raw": "2"}).text("smooth.raw") == "2"
 

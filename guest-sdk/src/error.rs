@@ -64,7 +64,7 @@ impl Error {
         Self { verdict: Verdict::Reject, text: text.to_string() }
     }
 
-    /// What the host should do.
+    /// What the host should do with the task.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
@@ -74,12 +74,12 @@ impl Error {
         self.verdict == Verdict::Retry
     }
 
-    /// What went wrong, for people.
+    /// The text that says what went wrong.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Adds what was being done: `CONTEXT: TEXT`. Keeps the verdict.
+    /// Puts `CONTEXT: ` before the text, to say what the task was doing. Keeps the verdict.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.text = format!("{context}: {}", self.text);
@@ -104,7 +104,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// `Display` after the verdict, for a failed `unwrap` in a test.
+/// The verdict and the text, for a failed `unwrap` in a test.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
@@ -115,7 +115,7 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Adds what was being done to an error.
+/// Adds a context to an error: what the task was doing.
 pub trait Context<T>: Sized {
     /// Puts `context: ` before the error's text. Rejects `None` with the text `context`.
     fn context(self, context: impl fmt::Display) -> Result<T>;
@@ -168,8 +168,8 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            // Classify an error that a library wrapped in an `io::Error` itself, because
-            // `source` would skip it and return its source.
+            // If a library wrapped an error in an `io::Error`, classifies the wrapped error itself,
+            // because `source` would skip it and return its source.
             return match io.get_ref() {
                 Some(inner) if !may_be_temporary(io.kind()) => classify(inner),
                 _ if may_be_temporary(io.kind()) => Verdict::Retry,
@@ -182,7 +182,7 @@ fn classify(error: &(dyn StdError + 'static)) -> Verdict {
     Verdict::Reject
 }
 
-/// Kinds that may be temporary, whether the system or a library reports them.
+/// Whether an error of this kind may be temporary, whether the system or a library reports it.
 fn may_be_temporary(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -191,8 +191,8 @@ fn may_be_temporary(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Permanent kinds of system errors. Others may be temporary, such as an I/O error, which has no
-/// kind of its own.
+/// Whether a system error of this kind is permanent. Other system errors may be temporary, such as
+/// an I/O error, which has no kind of its own.
 fn is_permanent(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
@@ -220,7 +220,8 @@ fn is_permanent(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// `error: source: its source`, skipping a text that the previous one already ends with.
+/// The texts of an error and its sources: `error: source: its source`. Skips a text that the
+/// previous text already ends with.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();

@@ -65,8 +65,9 @@ use crate::{bindings, planned_bindings};
 pub trait Guest: Default + 'static {
     /// The task's own parameters: any type that serde can deserialize from JSON. If a payload does
     /// not match, the task is rejected before `prepare`; the error names the position and what was
-    /// expected. A missing payload is read as `null`, which `Option<P>`,
-    /// [`Value`](crate::Value) and [`Ignored`](crate::Ignored) accept.
+    /// expected. A missing payload is read as `null`, which `Option<P>`, [`Value`](crate::Value)
+    /// and [`Ignored`](crate::Ignored) accept, or else as `{}`, which a type accepts if all of its
+    /// fields have defaults.
     type Payload: DeserializeOwned + 'static;
 
     /// Checks the payload and the inputs, which are already present.
@@ -84,8 +85,9 @@ pub trait Guest: Default + 'static {
     /// An error ends the task; `finalize` is not called, and nothing is published.
     fn execute(&mut self, task: &Task<Self::Payload>) -> Result<Outcome>;
 
-    /// Tidies up or completes the outputs. If it succeeds and the outcome is a success, the host
-    /// publishes them. Called for an unsuccessful outcome too, but not after an error or a panic.
+    /// Completes the outputs or removes temporary files. If this call succeeds and the outcome is a
+    /// success, the host publishes the outputs. Called for an unsuccessful outcome too, but not
+    /// after an error or a panic.
     ///
     /// # Errors
     /// An error ends the task; nothing is published.
@@ -99,8 +101,8 @@ pub trait Guest: Default + 'static {
 ///
 /// `export!(Type, plan)` exports a guest that names its own inputs: see [`Plan`].
 ///
-/// On targets other than WebAssembly, it only checks that the type is a guest, so that the crate's
-/// unit tests build there.
+/// On targets other than WebAssembly, the macro only checks that the type is a guest, so that the
+/// crate's unit tests can be built for them.
 #[macro_export]
 macro_rules! export {
     ($guest:ty, plan) => {
@@ -152,8 +154,8 @@ impl<G: Guest> Execution<G> {
 
     pub(crate) fn execute(&mut self) -> Result<Outcome> {
         let outcome = self.guest.execute(&self.task)?;
-        // Unfinished outputs are checked after `finalize`, because the guest may keep one in its
-        // fields and finish it there.
+        // The SDK checks for unfinished outputs after `finalize`, because the guest may keep an
+        // output in its fields and finish it there.
         Ok(outcome)
     }
 
@@ -163,12 +165,13 @@ impl<G: Guest> Execution<G> {
     }
 }
 
-/// The component's exports for the guest `G`. The world fixes the directories' names.
+/// The component's exports for the guest `G`. The world defines the directories' names.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Exported<G>(PhantomData<G>);
 
-/// Whether a guest implements [`Plan`]: its own constant is found before that of [`NoPlan`].
+/// Says whether a guest implements [`Plan`]: if it does, the inherent constant takes precedence
+/// over the constant of [`NoPlan`].
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct HasPlan<G>(PhantomData<G>);

@@ -1,7 +1,7 @@
 //! Write a Task Host task in Rust: implement [`Guest`], export it with [`export!`].
 //!
-//! A guest reads the inputs and writes the outputs of one task. It sees nothing else: no network,
-//! no environment, no other files, no other task.
+//! A guest reads the inputs and writes the outputs of one task. It has access to nothing else: no
+//! network, no environment, no other files, no other task.
 //!
 //! ```
 //! use task_host_sdk::{Guest, Outcome, Result, Task};
@@ -44,7 +44,7 @@
 //! `host component push` uploads it for queued tasks.
 //!
 //! # Overview
-//! - [`Guest`]: the three calls, and when each is made.
+//! - [`Guest`]: the three calls, and when the host makes each.
 //! - [`Plan`]: for a task that names its own inputs.
 //! - [`Task`]: the payload, the inputs ([`Input`]) and the outputs ([`Output`]) of a task.
 //! - [`Outcome`]: the result of a task that ran to its end.
@@ -69,7 +69,7 @@ pub use output::Output;
 pub use plan::{Needs, Plan};
 pub use task::{Input, Task};
 
-/// A payload that the task does not use: accepts any payload, and none.
+/// A payload that the task does not use: accepts any payload, or none.
 pub use serde::de::IgnoredAny as Ignored;
 /// Any JSON: a [`Guest::Payload`] without a fixed shape.
 pub use serde_json::Value;

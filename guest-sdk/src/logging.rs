@@ -1,7 +1,7 @@
 //! Macros that write lines to the task's log, which is the guest's standard error.
 //!
 //! The host logs warnings and errors of a task, and everything at `--log-level debug`. It puts the
-//! end of the task's log into the error report. Panic messages go there too.
+//! end of the task's log into the error report. Panic messages go to the task's log too.
 
 use std::fmt;
 use std::io::Write;
@@ -35,8 +35,8 @@ macro_rules! debug {
     ($($arg:tt)+) => { $crate::line("DEBUG", ::core::format_args!($($arg)+)) };
 }
 
-/// Makes one write per line, because standard error is unbuffered and each write calls the host.
-/// Ignores errors: a full log must not fail the task.
+/// Writes a line in one call, because standard error is unbuffered and each write calls the host.
+/// Ignores errors, because a failed write to the log must not fail the task.
 #[doc(hidden)]
 pub fn line(level: &str, message: fmt::Arguments<'_>) {
     let line = format!("{level} {message}\n");
@@ -49,12 +49,12 @@ pub fn line(level: &str, message: fmt::Arguments<'_>) {
 }
 
 /// Writes panics to the task's log in one line, with the cause first. The standard library's message
-/// has a hint about an environment variable, which a guest can't have.
+/// has a hint about an environment variable, which can't be set for a guest.
 pub(crate) fn report_panics() {
     // Unit tests keep the message of the standard library.
     if cfg!(target_family = "wasm") {
         std::panic::set_hook(Box::new(|panic| {
-            // `panicked at src/lib.rs:10:44:` and the message on the next line.
+            // The text is `panicked at src/lib.rs:10:44:`, with the message on the next line.
             let text = panic.to_string().replacen(":\n", ": ", 1);
             line("ERROR", format_args!("{text}"));
         }));
@@ -78,7 +78,7 @@ pub(crate) fn install() {
         fn flush(&self) {}
     }
 
-    // Fails, and changes nothing, if the guest has set its own logger.
+    // If the guest has set its own logger, this fails and changes nothing.
     if log::set_logger(&TaskLog).is_ok() {
         log::set_max_level(log::LevelFilter::Debug);
     }

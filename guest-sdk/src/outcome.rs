@@ -1,6 +1,6 @@
 //! The result of a guest's `execute`.
 
-/// The result of a task that ran to its end: whether it succeeded, and which outputs it leaves.
+/// The result of a task that ran to its end: whether it succeeded, and which outputs it lists.
 ///
 /// [`Task::done`](crate::Task::done) returns the usual outcome: a success that lists every output
 /// written through the task.

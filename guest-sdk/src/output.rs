@@ -46,7 +46,7 @@ impl Output {
         let path = locate(directory, key)?;
         let file = File::create(&path).with_context(|| format!("output {key}"))?;
         record.begin(key);
-        // Larger than the default of 8 KiB, because each write calls the host.
+        // The buffer is larger than the default of 8 KiB, because each write calls the host.
         let writer = BufWriter::with_capacity(64 * 1024, file);
         Ok(Self { key: key.to_owned(), path, writer, record: Arc::clone(record) })
     }

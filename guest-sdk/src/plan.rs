@@ -1,10 +1,10 @@
-//! Guests that name their own inputs, and what they ask for.
+//! Guests that name their own inputs, and the inputs that they ask for.
 
 use crate::planned_bindings::task_host::guest::planning;
 use crate::{Guest, Result, Task};
 
-/// A guest that names its own inputs: those that follow from the payload, or from an index that the
-/// task reads first. Export it with `export!(Type, plan)`.
+/// A guest that names its own inputs, which it derives from the payload or from an index that it
+/// reads first. Export it with `export!(Type, plan)`.
 ///
 /// ```
 /// use task_host_sdk::{Guest, Needs, Outcome, Plan, Result, Task};
@@ -54,11 +54,11 @@ use crate::{Guest, Result, Task};
 /// # }
 /// ```
 pub trait Plan: Guest {
-    /// Says which inputs the task needs. `task.inputs()` are those of the message, and what earlier
-    /// calls asked for with [`Needs::and_more`]. There are no outputs.
+    /// Says which inputs the task needs. `task.inputs()` are the inputs of the message, and the
+    /// inputs that earlier calls asked for with [`Needs::and_more`]. There are no outputs.
     ///
-    /// The host calls it on an instance of its own, and may call it several times for one task: the
-    /// result should follow from the task and its inputs alone.
+    /// The host calls `plan` on a separate instance, and may call it several times for one task. So
+    /// the result should depend only on the task and its inputs.
     ///
     /// # Errors
     /// An error ends the task, as in [`Guest::prepare`].
@@ -67,9 +67,10 @@ pub trait Plan: Guest {
 
 /// The inputs that a task asks for.
 ///
-/// A key is relative to the task's base directory, and `/inputs` and the key make the path. A key
-/// with a slash before it begins at the bucket's root: `/models/a.bin` is `/inputs/models/a.bin`.
-/// The operator of the host decides what is readable outside of the base directory.
+/// A key is relative to the task's base directory, and the task reads the object at `/inputs/KEY`.
+/// A key that begins with a slash is relative to the bucket's root: the task reads `/models/a.bin`
+/// as `/inputs/models/a.bin`. The operator of the host decides which keys outside the base
+/// directory a task may ask for.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     inputs: Vec<planning::Need>,
@@ -82,14 +83,14 @@ impl Needs {
         Self::default()
     }
 
-    /// Asks for an object that has to exist. If it does not, the task is retried, because the object
-    /// may still be on its way.
+    /// Asks for an object that must exist. If it does not, the task is retried, because the object
+    /// may be uploaded later.
     pub fn key(&mut self, key: impl Into<String>) -> &mut Self {
         self.inputs.push(planning::Need::Key(key.into()));
         self
     }
 
-    /// Asks for an object that may be missing. [`Task::input`] then returns `None`.
+    /// Asks for an object that may be missing. If it is, [`Task::input`] returns `None`.
     pub fn optional_key(&mut self, key: impl Into<String>) -> &mut Self {
         self.inputs.push(planning::Need::OptionalKey(key.into()));
         self
@@ -101,8 +102,8 @@ impl Needs {
         self
     }
 
-    /// Asks for another call when these inputs are there: for inputs that follow from an index or a
-    /// header.
+    /// Asks for another call of `plan` when these inputs are in `/inputs`. Use this for inputs that
+    /// an index or a header names.
     pub fn and_more(&mut self) -> &mut Self {
         self.more = true;
         self
@@ -112,7 +113,7 @@ impl Needs {
         planning::Needs { inputs: self.inputs, more: self.more }
     }
 
-    /// What it asks for, as text.
+    /// The inputs as text, for comparisons.
     fn shown(&self) -> (bool, Vec<(&'static str, &str)>) {
         let texts = self.inputs.iter().map(|need| match need {
             planning::Need::Key(key) => ("key", key.as_str()),

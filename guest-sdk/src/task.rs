@@ -36,8 +36,8 @@ impl<P> Task<P> {
         &self.name
     }
 
-    /// The key prefix that inputs and outputs are relative to, such as `datasets/cells`. It is
-    /// informative, because a guest cannot access the bucket.
+    /// The key prefix that inputs and outputs are relative to, such as `datasets/cells`. It is only
+    /// information, because a guest cannot access the bucket.
     pub fn base_directory(&self) -> &str {
         &self.base_directory
     }
@@ -57,18 +57,20 @@ impl<P> Task<P> {
         self.payload_json.as_deref()
     }
 
-    /// The inputs: those of the message, in its order, and those that the task's plan asked for.
+    /// The inputs: first the message's inputs in their order, then the inputs that the task's plan
+    /// asked for.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = Input> + '_ {
         self.inputs.iter().map(|key| Input::new(&self.inputs_dir, key))
     }
 
-    /// The input of that key, as the message or the task's plan names it; `None` if it is not there.
+    /// The input of that key, as the message or the task's plan names it; `None` if it does not
+    /// exist.
     pub fn input(&self, key: &str) -> Option<Input> {
         let input = Input::new(&self.inputs_dir, key.strip_prefix('/').unwrap_or(key));
         input.path().is_file().then_some(input)
     }
 
-    /// The input of a task that takes exactly one.
+    /// The input of a task that takes exactly one input.
     ///
     /// # Errors
     /// Rejects a task with no input or several.
@@ -153,14 +155,14 @@ impl<P: DeserializeOwned> Task<P> {
     }
 }
 
-/// Reads a missing payload as `null`, so that `()`, an `Option` and a `Value` accept it, and then as
-/// `{}`, for a type whose fields all have defaults.
+/// Parses a payload. Reads a missing payload as `null`, which `()`, an `Option` and a `Value`
+/// accept, and otherwise as `{}`, which a type accepts if all of its fields have defaults.
 fn parse_payload<P: DeserializeOwned>(json: Option<&str>) -> Result<P> {
     let Some(text) = json else {
         return serde_json::from_str("null").or_else(|_| serde_json::from_str("{}")).map_err(
             |error: serde_json::Error| {
                 let error = error.to_string();
-                // A position in `{}` means nothing to anybody.
+                // The position in `{}` would not help the user.
                 let problem = error.split(" at line ").next().unwrap_or(&error);
                 Error::reject(format!(
                     "the task has no payload, and needs one: {problem}; the message gives it as \
@@ -229,7 +231,7 @@ impl Input {
     /// If the file cannot be opened.
     pub fn open(&self) -> Result<BufReader<File>> {
         let file = File::open(&self.path).with_context(|| self.to_string())?;
-        // Larger than the default of 8 KiB, because each read calls the host.
+        // The buffer is larger than the default of 8 KiB, because each read calls the host.
         Ok(BufReader::with_capacity(64 * 1024, file))
     }
 

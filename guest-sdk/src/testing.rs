@@ -1,4 +1,4 @@
-//! Runs a task in a unit test: natively, with two directories as in the host, without limits.
+//! Runs a task in a unit test: natively, with two directories like in the host, without limits.
 //!
 //! ```
 //! # use task_host_sdk::{Guest, Ignored, Outcome, Result, Task};
@@ -32,7 +32,7 @@ use crate::guest::{self, Execution};
 use crate::output::locate;
 use crate::{Context, Error, Guest, Needs, Outcome, Plan, Result, wire};
 
-/// The message and the two directories that a task sees. Dropping it removes the directories.
+/// The message and the two directories of a task. Dropping the value removes the directories.
 #[derive(Debug)]
 pub struct Sandbox {
     directory: PathBuf,
@@ -88,10 +88,10 @@ impl Sandbox {
         self
     }
 
-    /// Calls the task's plan. The inputs so far are those that it sees.
+    /// Calls the task's plan, which sees the inputs added so far.
     ///
     /// # Errors
-    /// Those of the plan.
+    /// The errors of the plan.
     pub fn plan<G: Plan>(&self) -> Result<Needs> {
         guest::plan::<G>(self.task.clone(), self.inputs_dir(), self.outputs_dir())
     }
@@ -100,7 +100,7 @@ impl Sandbox {
     /// listed outputs exist, as the host does.
     ///
     /// # Errors
-    /// Those of the three calls and of the check.
+    /// The errors of the three calls and of the check.
     pub fn run<G: Guest>(&mut self) -> Result<Outcome> {
         fs::remove_dir_all(self.outputs_dir()).context("outputs directory")?;
         fs::create_dir_all(self.outputs_dir()).context("outputs directory")?;

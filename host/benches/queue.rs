@@ -1,5 +1,5 @@
-//! Measures how long each operation on a directory queue takes, in microseconds, with few and
-//! with many messages in the queue. The argument, or `BENCH_DIR`, is the directory to work in.
+//! Measures how long each operation on a directory queue takes, in microseconds per message, with
+//! few and with many messages in the queue. The argument, or `BENCH_DIR`, is the work directory.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,7 +34,8 @@ fn main() {
     }
 }
 
-/// Sends `queued` messages, and does every operation once with each of up to 10,000 of them.
+/// Sends `queued` messages, and runs every operation once on each of up to 10,000 of them. Returns
+/// the time of each operation.
 async fn run(dir: &Path, queued: usize) -> [f64; 5] {
     let some = queued.min(10_000);
     let queue = FileQueue::open("fq://bench", dir).expect("no queue");

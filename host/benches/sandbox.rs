@@ -1,8 +1,8 @@
-//! What the sandbox costs: a fresh instance and its three calls, without and with files.
+//! Measures the cost of the sandbox: a fresh instance and its three calls, without and with files.
 //!
-//! `cargo bench --bench sandbox -- COMPONENT.wasm [DIRECTORY]`, with a component that copies
-//! its inputs (the NO_OP of the examples). Prints microseconds per task, the median of five
-//! rounds, on one and on two threads.
+//! Run `cargo bench --bench sandbox -- COMPONENT.wasm [DIRECTORY]` with a component that copies its
+//! inputs, such as the example NO_OP. Prints microseconds per task on one and on two threads: the
+//! median of five rounds.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ async fn bench(component: &Path, directory: &Path) {
         let wasm = catalog::component_of(&wasm).expect("a component");
         let engine = sandbox::compiling_engine(Mode::Ordinary).expect("an engine");
         let code = engine.precompile_component(&wasm).expect("a component");
-        // SAFETY: the code was made above.
+        // SAFETY: the engine compiled the code above, and nothing has changed it since.
         let loaded = unsafe { sandbox.load(&code) }.expect("compiled code");
         let guest = sandbox.link(&loaded).expect("a guest");
         for (what, inputs) in [("nothing", 0), ("4 KiB in, 4 KiB out", 1)] {
@@ -60,7 +60,7 @@ async fn bench(component: &Path, directory: &Path) {
     std::fs::remove_dir_all(root).expect("the directory to be removed");
 }
 
-/// Seconds per task of one of the threads.
+/// Runs tasks one after another. Returns the seconds per task.
 async fn rounds_of(sandbox: Arc<Sandbox>, guest: Guest, inputs: usize) -> f64 {
     const TASKS: u32 = 3000;
     let path = BucketKey::new("0_input/1.dat").expect("a key");

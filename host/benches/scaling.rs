@@ -1,8 +1,9 @@
-//! What `cargo xtask bench --only scaling` puts beside `host run`: the same host on a queue in memory,
-//! and a directory queue without a host. Prints how many tasks or messages it was done with, and how
-//! many that is per second. Stops after some seconds, because a disk may be slow.
+//! The measurements that `cargo xtask bench --only scaling` compares with `host run`: the same host
+//! with a queue in memory, a directory queue without a host, and plain computing. Prints the number
+//! of finished tasks, messages or digests, and the number per second. Stops after a few seconds,
+//! because a disk may be slow.
 //!
-//! The cores that this program may use decide the number of threads of its runtime, as in `host run`.
+//! The runtime has one thread for each core that this program may use, as in `host run`.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -82,7 +83,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How many of these tasks a host did, and in how many seconds.
+/// Runs tasks with a host. Returns the number of finished tasks, and the seconds.
 fn engine(tasks: &Path, mut config: Config) -> (u64, f64) {
     let lines = BufReader::new(File::open(tasks).expect("tasks")).lines();
     let bodies: Vec<Bytes> = lines.map(|line| line.expect("a task").into()).collect();
@@ -109,7 +110,8 @@ fn engine(tasks: &Path, mut config: Config) -> (u64, f64) {
     })
 }
 
-/// How many messages `parallel` tasks leased, started and deleted, and in how many seconds.
+/// Leases, starts and deletes messages with `parallel` async tasks. Returns the number of messages,
+/// and the seconds.
 async fn empty(queue: Arc<FileQueue>, messages: u64, parallel: usize) -> (u64, f64) {
     const HOLD: Duration = Duration::from_secs(3600);
     const WAIT: Duration = Duration::from_secs(1);
@@ -134,7 +136,7 @@ async fn empty(queue: Arc<FileQueue>, messages: u64, parallel: usize) -> (u64, f
     (deleted.load(Relaxed), start.elapsed().as_secs_f64())
 }
 
-/// How many digests the threads computed, and in how many seconds.
+/// Computes digests on `threads` threads. Returns the number of digests, and the seconds.
 fn compute(threads: usize) -> (u64, f64) {
     const TIME: Duration = Duration::from_secs(1);
     let bytes = [7; 4096];

@@ -1,8 +1,8 @@
-//! What a host is doing now and what it has done, in memory, for those who ask.
+//! The activity of a host, now and in the past, kept in memory.
 //!
-//! Recording is cheap, because every task pays for it: a few stores while the task runs, and one lock
-//! when it ends, without an allocation. Texts are made when somebody asks. Everything that comes from
-//! tasks is bounded: names, causes, texts.
+//! Recording must be cheap, because every task pays for it: a few stores while the task runs, and
+//! one lock without an allocation when it ends. Texts are formatted only when they are read. All
+//! data that come from tasks are bounded: names, causes, texts.
 
 mod failures;
 mod histogram;
@@ -40,9 +40,9 @@ pub enum End {
     Done,
     /// The task is rejected.
     Rejected,
-    /// The attempt failed, and the task will be tried again.
+    /// The attempt failed, and the task will be retried.
     Retried,
-    /// The task was released for a reason outside of it.
+    /// The task was released for a reason outside the task.
     Returned,
     /// The lease was lost.
     Lost,
@@ -53,7 +53,7 @@ impl End {
     pub const ALL: [Self; 5] =
         [Self::Done, Self::Rejected, Self::Retried, Self::Returned, Self::Lost];
 
-    /// The end in one lower-case word.
+    /// The end as one lower-case word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -65,7 +65,7 @@ impl End {
     }
 }
 
-/// What a host is doing and has done.
+/// The activity of a host.
 #[derive(Debug)]
 pub struct Activity {
     started: SystemTime,
@@ -76,12 +76,12 @@ pub struct Activity {
     slow_tasks: AtomicU64,
 }
 
-/// Times of what has ended.
+/// The durations of ended attempts.
 #[derive(Debug, Default)]
 struct Ended {
     names: Names,
     steps: [Histogram; Step::ALL.len()],
-    /// The executions of the minute that goes on.
+    /// The executions of the current minute.
     minute: Histogram,
 }
 
@@ -105,8 +105,8 @@ impl Activity {
         Places::take(&self.places, task.clone(), attempt)
     }
 
-    /// Counts the end of an attempt. `name` is that of the task, if the message is one. Returns whether
-    /// the name is counted by itself.
+    /// Counts the end of an attempt. `name` is the task's name; it is `None` if the message is not
+    /// a task. Returns whether the name has its own counts.
     pub fn ends(&self, name: Option<&TaskName>, end: End, steps: &Steps) -> bool {
         let ended = &mut *self.ended.lock();
         for (histogram, step) in ended.steps.iter_mut().zip(Step::ALL) {
@@ -128,7 +128,7 @@ impl Activity {
         self.failures.lock().add(failed, unix(SystemTime::now()));
     }
 
-    /// Notes a count of the queue.
+    /// Records a count of the queue.
     pub fn counted(&self, counts: &Counts, stats: &Stats) {
         let all = counts.enqueued;
         let counts = QueueCounts {
@@ -140,8 +140,7 @@ impl Activity {
         self.history.lock().counted(Instant::now(), counts, all, &Totals::of(stats));
     }
 
-    /// Does what is to be done every second: measures the rate, ends minutes, and warns of slow
-    /// tasks.
+    /// Does the work of each second: measures the rate, ends minutes, and warns of slow tasks.
     pub fn tick(&self, stats: &Stats, rule: SlowRule) {
         let (now, totals) = (Instant::now(), Totals::of(stats));
         let mut history = self.history.lock();
@@ -155,7 +154,7 @@ impl Activity {
         self.slow_tasks.fetch_add(warned, Relaxed);
     }
 
-    /// The time that half of the executions of a name took at most, and their number.
+    /// The median time of the executions of a name, and the number of executions.
     fn usual(&self, name: &TaskName) -> Option<(Duration, u64)> {
         let ended = self.ended.lock();
         let times = &ended.names.get(name)?.executions;
@@ -167,12 +166,12 @@ impl Activity {
         self.started
     }
 
-    /// The tasks that run, the longest-running first; at most [`snapshot::MOST_RUNNING`].
+    /// The running tasks, the longest-running first, at most [`snapshot::MOST_RUNNING`].
     pub fn running(&self) -> Vec<Running> {
         self.places.running()
     }
 
-    /// How many tasks run.
+    /// The number of running tasks.
     pub fn running_count(&self) -> u64 {
         self.places.running_count()
     }
@@ -182,7 +181,7 @@ impl Activity {
         self.ended.lock().names.sorted()
     }
 
-    /// How long each step took.
+    /// The durations of each step.
     pub fn steps(&self) -> Vec<(Step, Histogram)> {
         Step::ALL.into_iter().zip(self.ended.lock().steps.clone()).collect()
     }
@@ -192,7 +191,7 @@ impl Activity {
         self.failures.lock().sorted()
     }
 
-    /// Tasks that were warned of because they ran for long.
+    /// The number of tasks with a warning because they ran for long.
     pub fn slow_tasks(&self) -> u64 {
         self.slow_tasks.load(Relaxed)
     }
@@ -207,17 +206,17 @@ impl Activity {
         self.history.lock().queue()
     }
 
-    /// The messages that are in the queue now, as far as this host knows.
+    /// The current number of messages in the queue, as far as this host can tell.
     pub fn left(&self, stats: &Stats) -> Option<u64> {
         self.history.lock().left(&Totals::of(stats))
     }
 
-    /// The time until the queue is empty.
+    /// The expected time until the queue is empty.
     pub fn eta(&self, stats: &Stats) -> Option<Duration> {
         self.history.lock().eta(&Totals::of(stats))
     }
 
-    /// The last hour, by minutes. The last one goes on.
+    /// The last hour, by minutes. The last entry is the current minute.
     pub fn minutes(&self, stats: &Stats) -> Vec<Minute> {
         let history = self.history.lock();
         let times = self.ended.lock().minute.clone();
@@ -226,7 +225,7 @@ impl Activity {
 }
 
 impl Totals {
-    /// What has been counted so far.
+    /// The counts so far.
     pub fn of(stats: &Stats) -> Self {
         Self {
             done: stats.done.load(Relaxed),
@@ -242,7 +241,7 @@ impl Totals {
         }
     }
 
-    /// Tasks that have ended.
+    /// The number of ended tasks.
     fn ended(&self) -> u64 {
         self.done + self.failed
     }
@@ -253,7 +252,7 @@ pub fn unix(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A text within a number of bytes.
+/// The text, cut to at most `most` bytes.
 fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }

@@ -1,9 +1,9 @@
-//! Bounds the bytes of inputs that are brought in for tasks that do not run yet.
+//! Limits the bytes of inputs that are prefetched for tasks that do not run yet.
 
 use bytesize::ByteSize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The bytes that may be ahead of execution.
+/// The limit of prefetched bytes.
 #[derive(Debug)]
 pub struct Ahead {
     kibibytes: Semaphore,
@@ -11,15 +11,15 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// At most `bytes` at a time. A task that needs more than that on its own waits until it
-    /// is the only one, and gets it.
+    /// Limits prefetched inputs to `bytes` at a time. A task that needs more than the limit waits
+    /// until no other task holds a permit, and then takes the whole limit.
     pub fn new(bytes: ByteSize) -> Self {
         let most = u32::try_from(bytes.as_u64() >> 10).unwrap_or(u32::MAX).max(1);
         let most = most.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         Self { kibibytes: Semaphore::new(most as usize), most }
     }
 
-    /// Waits until so many bytes may be brought in. They may until the permit is dropped.
+    /// Waits until `bytes` more bytes may be fetched. They count until the permit is dropped.
     pub async fn take(&self, bytes: u64) -> SemaphorePermit<'_> {
         match self.kibibytes.acquire_many(self.permits(bytes)).await {
             Ok(permit) => permit,
@@ -27,13 +27,12 @@ impl Ahead {
         }
     }
 
-    /// The same, if they may be brought in now.
+    /// As [`Ahead::take`], but returns `None` instead of waiting.
     pub fn try_take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
         self.kibibytes.try_acquire_many(self.permits(bytes)).ok()
     }
 
-    /// A permit for at least `bytes`, in the place of one that was taken before the size was
-    /// known.
+    /// Replaces a permit that was taken before the size was known by one for at least `bytes`.
     pub async fn grown<'a>(
         &'a self,
         permit: SemaphorePermit<'a>,
@@ -42,7 +41,7 @@ impl Ahead {
         if permit.num_permits() >= self.permits(bytes) as usize {
             return permit;
         }
-        // A task that waits for more while it holds a permit would wait for itself.
+        // Dropped first: a task that waits for more while it holds a permit could wait for itself.
         drop(permit);
         self.take(bytes).await
     }

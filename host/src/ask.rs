@@ -1,8 +1,8 @@
-//! One question over plain HTTP to a service on this machine or beside it: a cloud's metadata
-//! service, the agent of ECS, or a host's own health checks.
+//! A plain HTTP client for single requests to a service on this machine or near it: a cloud's
+//! metadata service, the agent of ECS, or a host's own health checks.
 //!
-//! No TLS, no proxy, no redirect, and a new connection each time. A proxy from the environment
-//! would ask the metadata service of another machine.
+//! The client uses no TLS, no proxy and no redirects, and opens a new connection for each request.
+//! A proxy from the environment would query the metadata service of another machine.
 
 use std::error::Error;
 use std::io;
@@ -17,46 +17,47 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The most bytes of an answer. Those of metadata services have a few hundred.
+/// The maximum size of a response in bytes. Responses of metadata services have a few hundred
+/// bytes.
 const LONGEST: usize = 256 << 10;
 
-/// What is asked.
+/// A request.
 #[derive(Debug, Clone, Default)]
 pub struct Question<'a> {
     /// `GET` if empty.
     pub method: &'a str,
-    /// `http://HOST:PORT/PATH`.
+    /// The address, as `http://HOST:PORT/PATH`.
     pub url: &'a str,
-    /// Names and values.
+    /// The names and values of the headers.
     pub headers: &'a [(&'a str, &'a str)],
-    /// A body of JSON.
+    /// A JSON body.
     pub json: Option<String>,
 }
 
-/// What is answered.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// 200, 404.
+    /// The status code, such as 200 or 404.
     pub status: u16,
-    /// The header `ETag`.
+    /// The value of the header `ETag`.
     pub tag: Option<String>,
     /// The body. Bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// The address is not one.
+    /// The URL is not valid.
     #[error("is not an address such as http://127.0.0.1:8080/")]
     Url,
-    /// Nobody listens there.
+    /// The connection failed.
     #[error("no connection: {0}")]
     Connect(#[source] io::Error),
-    /// The answer takes too long.
+    /// The response did not arrive in time.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     Slow(Duration),
-    /// The answer is not HTTP, or breaks off.
+    /// The response is not valid HTTP, or is incomplete.
     #[error("no HTTP answer: {0}")]
     Broken(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -67,10 +68,10 @@ impl AskError {
     }
 }
 
-/// Asks, and waits up to `patience` for the whole answer.
+/// Sends a request, and waits up to `patience` for the complete response.
 ///
 /// # Errors
-/// When no answer comes in time. Any status is an answer.
+/// When no complete response arrives in time. A response with an error status is not an error.
 pub async fn ask(question: &Question<'_>, patience: Duration) -> Result<Answer, AskError> {
     let answered = tokio::time::timeout(patience, exchange(question)).await;
     answered.unwrap_or(Err(AskError::Slow(patience)))
@@ -114,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// What a server that says this is understood to have answered.
+    /// The result of a request to a server that sends these bytes.
     async fn answered(said: &'static [u8]) -> Result<Answer, AskError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/path?query", listener.local_addr().unwrap());

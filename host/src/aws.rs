@@ -1,4 +1,4 @@
-//! What is the same for all services of AWS: region, credentials, retries, and how errors are reported.
+//! What all AWS services share: region, credentials, retries, and the texts of errors.
 
 use std::error::Error;
 
@@ -10,16 +10,16 @@ use aws_sdk_sqs::config::{
 
 use crate::environment::{AwsSecret, Environment};
 
-/// Tries of one request.
+/// How often a request is tried.
 const TRIES: u32 = 4;
 
-/// The cure of missing credentials.
+/// Tells the user how to provide missing credentials.
 pub(crate) const NO_CREDENTIALS: &str = "there are no credentials for AWS: set AWS_ACCESS_KEY_ID \
     and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where the machine has a role";
 
-/// The settings of clients for a region, or for the one that the AWS tools would take, or for
-/// `usual`. `None` if there is none of them. Credentials and HTTP client replace the usual ones in
-/// tests. Sends no request, unless it looks for credentials.
+/// The settings of clients. The region is `region`, the one that the AWS tools would use, the one
+/// in CloudVolume's secret file, or `usual`; `None` if there is none. Tests pass `credentials` and
+/// `http` to replace the usual ones. Sends no request, except to find credentials.
 pub(crate) async fn settings(
     region: Option<String>,
     usual: Option<String>,
@@ -41,7 +41,7 @@ pub(crate) async fn settings(
         loader = loader.http_client(http);
     }
     let mut config = loader.load().await;
-    // The SDK takes `AWS_REGION=` for a region with an empty name.
+    // The SDK reads `AWS_REGION=` as a region with an empty name.
     if config.region().is_none_or(|region| region.as_ref().is_empty()) {
         let secret = secret.as_ref().ok().and_then(Option::as_ref);
         let region = secret.and_then(|secret| secret.region.clone()).or(usual)?;
@@ -49,8 +49,8 @@ pub(crate) async fn settings(
     }
     if !matches!(secret, Ok(None))
         && let Some(standard) = config.credentials_provider()
-        // Not as a link of the SDK's chain: that ends at a role which the machine has and which
-        // is refused to us.
+        // The file is not a link of the SDK's chain, because the chain ends at the machine's role
+        // even if the role is denied to this process.
         && standard.provide_credentials().await.is_err()
     {
         match secret {
@@ -66,7 +66,7 @@ pub(crate) async fn settings(
     Some(config)
 }
 
-/// The number of tries that the user configured, or the default.
+/// The retry settings of the user, or our default.
 pub(crate) fn retries(config: &SdkConfig) -> RetryConfig {
     let standard = RetryConfig::standard();
     match config.retry_config() {
@@ -82,7 +82,7 @@ pub(crate) fn chain<'a>(
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-/// An error and its cause, without repetitions.
+/// The texts of an error's innermost cause and of one error around it, without repetitions.
 pub(crate) fn reasons(error: &(dyn Error + 'static)) -> String {
     let reasons: Vec<String> = chain(error).map(ToString::to_string).collect();
     // Outer errors repeat the inner ones or add nothing.

@@ -1,8 +1,9 @@
 //! Buckets: the storage of inputs, outputs and components.
 //!
-//! An object is fetched into a file, and put in one visible step. `bucket/dir.rs` is a bucket in a
-//! directory, `bucket/object.rs` one in any store of the `object_store` crate. `bucket/cloud.rs`
-//! makes the clients of S3, Google Cloud Storage, Azure and web servers.
+//! A fetch writes an object to a file. A put is atomic: readers see the whole object or none of it.
+//! `bucket/dir.rs` is a bucket in a directory, `bucket/object.rs` a bucket in any store of the
+//! `object_store` crate. `bucket/cloud.rs` makes the clients of S3, Google Cloud Storage, Azure and
+//! web servers.
 
 mod address;
 mod checksums;
@@ -51,21 +52,21 @@ const LARGEST_DECODED: u64 = 10 << 30;
 /// How to reach buckets, and how to read and store objects.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The region of S3 buckets. Overrides the environment's.
+    /// The region of S3 buckets. Overrides the region in the environment.
     pub region: Option<String>,
     /// Send no credentials. For public buckets.
     pub anonymous: bool,
-    /// Pay for the requests to buckets whose owner does not (requester pays).
+    /// Pay for requests to buckets whose owner does not (requester pays).
     pub requester_pays: bool,
-    /// How long after a put to sync the file system of a directory. Zero leaves syncing to the
-    /// system.
+    /// The longest time from a put into a directory to the sync of its file system. Zero leaves
+    /// syncing to the operating system.
     pub sync_every: Duration,
-    /// The variables with credentials, regions and endpoints.
+    /// The environment variables with credentials, regions and endpoints.
     pub environment: Environment,
     /// How to read inputs that are stored compressed.
     pub stored_encoding: StoredEncoding,
-    /// The most bytes that one object may decode to. The limit keeps a small object that unpacks to
-    /// terabytes from filling the disk.
+    /// The largest size that one object may decode to, in bytes. Without a limit, a small object
+    /// that decodes to terabytes could fill the disk.
     pub largest_decoded: u64,
     /// Which outputs to store compressed, by their path below `/outputs`.
     pub gzip_outputs: Option<GlobMatcher>,
@@ -82,7 +83,7 @@ pub enum StoredEncoding {
 }
 
 impl Access {
-    /// The environment's settings, and defaults for all else.
+    /// Settings from the environment, and defaults for the rest.
     pub fn new(environment: Environment) -> Self {
         Self {
             region: None,
@@ -97,11 +98,12 @@ impl Access {
     }
 }
 
-/// Opens the bucket at `address`. Creates nothing, and asks a service for nothing but
-/// credentials: see [`Bucket::check`].
+/// Opens the bucket at `address`. Creates nothing. The only requests to a service are for
+/// credentials and for the region of an S3 bucket; [`Bucket::check`] finds out whether the bucket
+/// exists.
 ///
 /// # Errors
-/// [`BucketError::Invalid`] when there is no such directory, or when something is missing that is
+/// [`BucketError::Invalid`] when there is no such directory, or when a setting is missing that is
 /// needed to reach the service.
 pub async fn open(address: &Address, access: &Access) -> Result<Arc<dyn Bucket>, BucketError> {
     Ok(match &address.location {
@@ -171,37 +173,38 @@ pub fn prefix_of(dir: &Path, address: &Address) -> Result<Option<Prefix>, Bucket
 /// The version of an object. Equal versions have equal bytes.
 #[derive(Debug, Clone)]
 pub struct Version {
-    /// The store's entity tag; for a file its device, inode, size and times. It begins with `~`
-    /// where [`Version::tells_size`] is false.
+    /// The store's entity tag, after a prefix that says how the object is read. For a file: its
+    /// device, inode, size and times. The tag begins with `~` when [`Version::tells_size`] is
+    /// false.
     pub tag: String,
-    /// The length in bytes. Where [`Version::tells_size`] is false, this is the stored length or 0
-    /// until the bytes have arrived, and their number afterwards.
+    /// The length in bytes. When [`Version::tells_size`] is false, this is the stored length or 0
+    /// until the download ends, and the number of received (decoded) bytes afterwards.
     pub size: u64,
 }
 
-/// Begins the tag of a version whose size is unknown until its bytes have arrived.
+/// The first character of the tag of a version whose size is unknown until its bytes have arrived.
 const UNSIZED: char = '~';
 
 impl Version {
     /// True when `size` is the number of bytes that will arrive. False for an object that is
-    /// decoded on its way, and for one whose server does not send a length.
+    /// decoded during the download, and for one whose server does not send a length.
     pub fn tells_size(&self) -> bool {
         !self.tag.starts_with(UNSIZED)
     }
 
-    /// The tag without how the object is read.
+    /// The store's own tag, without the prefixes that say how the object is read.
     pub fn stored_tag(&self) -> &str {
         object::stored_tag(self)
     }
 
-    /// The parts that make versions equal.
+    /// The parts that are compared for equality.
     fn identity(&self) -> (&str, Option<u64>) {
         (&self.tag, self.tells_size().then_some(self.size))
     }
 }
 
-/// The tag of a version, whichever way the object is read: [`Version::stored_tag`]. Empty where the
-/// store's answer to a put has none.
+/// The store's own tag of an object that was put, as [`Version::stored_tag`] returns it. Empty if
+/// the store's response to the put has no tag.
 pub type PutTag = String;
 
 impl PartialEq for Version {
@@ -223,7 +226,7 @@ impl Hash for Version {
 pub struct Revision {
     /// The store's entity tag; for a file the tag of its [`Version`].
     tag: Option<String>,
-    /// The generation, where the store compares that instead.
+    /// The generation, for a store that compares generations instead of entity tags.
     generation: Option<String>,
 }
 
@@ -312,11 +315,11 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// The current version of an object.
     async fn head(&self, key: &BucketKey) -> Result<Version, BucketError>;
 
-    /// Starts to fetch an object unless it still has the version `known`. This is one request; its
-    /// answer names version and size before any bytes are taken.
+    /// Starts to fetch an object, unless it still has the version `known`. This makes one request.
+    /// The response names version and size before any bytes are read.
     async fn open(&self, key: &BucketKey, known: Option<&Version>) -> Result<Opened, BucketError>;
 
-    /// Writes the object's bytes to `into`, an empty file at its start, and returns their version.
+    /// Writes the object's bytes to `into`, an empty file with offset 0, and returns their version.
     async fn get(&self, key: &BucketKey, into: std::fs::File) -> Result<Version, BucketError> {
         match self.open(key, None).await? {
             Opened::Object(object) => object.write_to(into).await,
@@ -327,9 +330,10 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// Puts an object under `key`, and returns the tag of its version. It is visible at once and
-    /// whole, or not at all. `path` is the output's below `/outputs`: some are stored compressed. A
-    /// file may be moved where that saves a copy.
+    /// Puts an object under `key`, and returns the tag of its version. The put is atomic: readers
+    /// see the whole object or none of it. `path` is the output's path below `/outputs`; it decides
+    /// whether the output is stored compressed. A put may move the content's file instead of
+    /// copying it.
     async fn put(
         &self,
         key: &BucketKey,
@@ -343,9 +347,9 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// As [`Bucket::open`]; also [`BucketError::Invalid`] if the object has more than `most` bytes.
     async fn read(&self, key: &BucketKey, most: u64) -> Result<(Bytes, Revision), BucketError>;
 
-    /// Puts an object under `key` if there is none, or if the one there still is `replaced`. False
-    /// if the condition is not met. A directory can't compare and replace in one step: of two
-    /// processes that replace one object at the same time, both may succeed.
+    /// Puts an object under `key` if the key has no object or, with `replaced`, if its object still
+    /// has that revision. Returns false if the condition is not met. A directory can't compare and
+    /// replace atomically: if two processes replace one object at the same time, both may succeed.
     ///
     /// # Errors
     /// As [`Bucket::put`].
@@ -356,26 +360,27 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         replaced: Option<&Revision>,
     ) -> Result<bool, BucketError>;
 
-    /// Puts a small object of the host's own, in the place of any other. Unlike a put of an output,
-    /// this has little patience and is not synced to disk: the next put replaces it.
+    /// Puts a small object that belongs to the host, such as a heartbeat, and replaces any other.
+    /// Unlike [`Bucket::put`], this retries only briefly and does not sync to disk, because the
+    /// next put replaces the object.
     ///
     /// # Errors
     /// As [`Bucket::put`].
     async fn put_own(&self, key: &BucketKey, bytes: Bytes) -> Result<(), BucketError>;
 
-    /// Removes an object of the host's own, if it is there.
+    /// Removes an object that belongs to the host, if it exists.
     ///
     /// # Errors
     /// As [`Bucket::put`].
     async fn remove_own(&self, key: &BucketKey) -> Result<(), BucketError>;
 
-    /// The time by the clock that [`Listed::modified`] has, as far as it is known: a service says its
-    /// time with each listing.
+    /// The current time by the store's clock, which also sets [`Listed::modified`]. A service's
+    /// clock is known after the first listing.
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
 
-    /// The digest and number of the bytes that [`Bucket::open`] brings.
+    /// The digest and length of the bytes that [`Bucket::open`] fetches.
     ///
     /// # Errors
     /// As [`Bucket::open`].
@@ -397,7 +402,7 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// number of them.
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>>;
 
-    /// The directory, if the bucket is one: a task's inputs are read where they are.
+    /// The directory, if the bucket is one. A task's inputs are then read in place.
     fn as_dir(&self) -> Option<&DirBucket> {
         None
     }
@@ -408,7 +413,7 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         self.as_dir().is_some()
     }
 
-    /// Checks that the object can be read: starts to fetch it and takes none of its bytes.
+    /// Checks that an object can be read, by starting to fetch it.
     ///
     /// # Errors
     /// As [`Bucket::open`].
@@ -423,15 +428,15 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// As [`Bucket::put`].
     async fn try_put(&self, key: &BucketKey) -> Result<(), BucketError>;
 
-    /// Checks without writing that `key` can be the key of an object here and that nothing is in
-    /// its way. For a task with several outputs, before the first is put.
+    /// Checks, without writing, that an object can be put under `key`. If a task has several
+    /// outputs, all are checked before the first is put.
     ///
     /// # Errors
     /// [`BucketError::Invalid`] when an object can never be put under `key`.
     async fn accepts(&self, key: &BucketKey) -> Result<(), BucketError>;
 
-    /// Waits until earlier puts survive a loss of power: for a directory, until they are on the
-    /// disk. Services answer a put only then.
+    /// Waits until earlier puts are durable: for a directory, until they are on the disk. A put to
+    /// a service is durable when it returns.
     ///
     /// # Errors
     /// When the disk fails. Earlier puts may be lost then.
@@ -439,9 +444,9 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Checks once that the bucket exists and can be reached. Less patient than other calls,
-    /// because somebody waits for the host to start. A mere doubt is logged, for example that
-    /// listing is not allowed.
+    /// Checks once that the bucket exists and can be reached. Retries less than other calls,
+    /// because the user waits for the host to start. Logs a warning if the check is inconclusive,
+    /// for example because listing is not permitted.
     ///
     /// # Errors
     /// [`BucketError::Invalid`] when there is no such bucket or the credentials are refused,
@@ -458,17 +463,18 @@ pub trait Bucket: fmt::Display + fmt::Debug + Send + Sync + 'static {
 pub enum Opened {
     /// The object still has the known version.
     Unchanged,
-    /// The bytes can be taken.
+    /// The object is ready to be fetched.
     Object(Box<dyn Object>),
 }
 
-/// An object whose bytes are about to be taken. Dropping it takes none.
+/// An object that is ready to be fetched. Dropping it fetches no bytes.
 #[async_trait]
 pub trait Object: fmt::Debug + Send {
     /// The version, as far as it is known before the bytes arrive.
     fn version(&self) -> &Version;
 
-    /// Writes the bytes to `into`, an empty file at its start, and returns their version: a newer
-    /// one if the object was replaced meanwhile. Never a mix of two.
+    /// Writes the bytes to `into`, an empty file with offset 0, and returns their version. The
+    /// version is newer if the object was replaced meanwhile. The bytes are never a mix of two
+    /// versions.
     async fn write_to(self: Box<Self>, into: std::fs::File) -> Result<Version, BucketError>;
 }

@@ -1,41 +1,41 @@
-//! Comparisons of bytes for the static program.
+//! Fast comparisons of bytes for the statically linked program.
 //!
-//! The C library that it is linked with compares one byte at a time. Rust compares slices, strings
-//! and keys of maps by these functions, and the linker prefers them to those of the library.
+//! The C library in that program compares one byte at a time. Rust calls these functions to compare
+//! slices, strings and map keys, and the linker prefers them to those of the library.
 
 #![cfg(any(target_env = "musl", test))]
 
 use std::ffi::c_int;
 use std::ptr::read_unaligned;
 
-/// Compares the first `n` bytes of each, as the function of the same name in C does.
+/// Compares the first `n` bytes, as C's `memcmp` does.
 ///
 /// # Safety
-/// Both have so many bytes.
+/// `a` and `b` point to at least `n` bytes each.
 #[cfg(target_env = "musl")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller guarantees `n` bytes.
     unsafe { compare(a, b, n) }
 }
 
-/// Says whether the first `n` bytes differ: not zero if they do.
+/// Returns zero if the first `n` bytes are equal, and another number if they differ.
 ///
 /// # Safety
-/// Both have so many bytes.
+/// `a` and `b` point to at least `n` bytes each.
 #[cfg(target_env = "musl")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller guarantees `n` bytes.
     unsafe { compare(a, b, n) }
 }
 
 /// Compares eight bytes at a time. Must not compare slices: that would call this function.
 ///
 /// # Safety
-/// Both have `n` bytes.
+/// `a` and `b` point to at least `n` bytes each.
 unsafe fn compare(a: *const u8, b: *const u8, n: usize) -> c_int {
-    // SAFETY: no read goes beyond `n`, by the conditions before it.
+    // SAFETY: the condition before each read ensures that it stays within `n` bytes.
     unsafe {
         if n >= 8 {
             // The last word may overlap the one before it, whose bytes are the same in both.
@@ -68,30 +68,30 @@ fn order(a: u64, b: u64) -> c_int {
     c_int::from(a > b) - c_int::from(a < b)
 }
 
-/// Eight bytes as a number that is ordered as they are.
+/// Eight bytes as a number. Numbers are ordered as the bytes are.
 ///
 /// # Safety
-/// There are eight.
+/// `bytes` points to at least eight bytes.
 unsafe fn eight(bytes: *const u8) -> u64 {
-    // SAFETY: by the caller; it need not be aligned.
+    // SAFETY: the caller guarantees the bytes, and `read_unaligned` needs no alignment.
     u64::from_be(unsafe { read_unaligned(bytes.cast()) })
 }
 
-/// Four bytes as a number that is ordered as they are.
+/// Four bytes as a number. Numbers are ordered as the bytes are.
 ///
 /// # Safety
-/// There are four.
+/// `bytes` points to at least four bytes.
 unsafe fn four(bytes: *const u8) -> u64 {
-    // SAFETY: by the caller; it need not be aligned.
+    // SAFETY: the caller guarantees the bytes, and `read_unaligned` needs no alignment.
     u64::from(u32::from_be(unsafe { read_unaligned(bytes.cast()) }))
 }
 
-/// Whether 32 bytes are the same.
+/// True when 32 bytes are equal.
 ///
 /// # Safety
-/// Both have as many.
+/// `a` and `b` point to at least 32 bytes each.
 unsafe fn same_32(a: *const u8, b: *const u8) -> bool {
-    // SAFETY: by the caller; they need not be aligned.
+    // SAFETY: the caller guarantees the bytes, and `read_unaligned` needs no alignment.
     let (a, b) =
         unsafe { (read_unaligned(a.cast::<[u64; 4]>()), read_unaligned(b.cast::<[u64; 4]>())) };
     ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0
@@ -105,7 +105,7 @@ mod tests {
 
     fn compared(a: &[u8], b: &[u8]) -> c_int {
         assert_eq!(a.len(), b.len());
-        // SAFETY: both have so many bytes.
+        // SAFETY: both slices have `a.len()` bytes.
         unsafe { compare(a.as_ptr(), b.as_ptr(), a.len()) }
     }
 
@@ -122,7 +122,7 @@ mod tests {
                     for by in [1, 0x80] {
                         let mut b = a.to_vec();
                         b[at] = b[at].wrapping_add(by);
-                        // What follows the difference decides nothing.
+                        // Bytes after the first difference must not matter.
                         for rest in &mut b[at + 1..] {
                             *rest = rest.wrapping_sub(3);
                         }

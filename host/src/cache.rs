@@ -1,17 +1,17 @@
-//! A content-addressed cache on local disk. However many tasks ask for an object, it is downloaded
-//! once.
+//! A content-addressed cache on local disk. An object is downloaded once, however many tasks ask
+//! for it.
 //!
 //! ```text
-//! CACHE/blobs/ab/abcd…   the bytes whose SHA-256 is abcd…, read-only, never half of them
-//! CACHE/index/ab/…       which blob an object of a remote bucket was
-//! CACHE/tmp/PROCESS/     downloads under way
+//! CACHE/blobs/ab/abcd…   the bytes whose SHA-256 is abcd…, read-only, always complete
+//! CACHE/index/ab/…       the digest that an object of a remote bucket last had
+//! CACHE/tmp/PROCESS/     downloads in progress
 //! CACHE/work/PROCESS/    outputs that are too large for memory (`spill.rs`)
 //! CACHE/compiled/        components (`catalog.rs`)
 //! ```
 //!
-//! Any number of hosts may share a cache. Nothing in it is needed: missing or damaged blobs are
-//! fetched again, and directories that were removed or replaced are made or opened again. A file
-//! that another process wrote is checked before its first use here.
+//! Any number of hosts may share a cache. The cache may be removed at any time: missing or damaged
+//! blobs are fetched again, and directories that were removed or replaced are made or opened again.
+//! A file that another process wrote is checked before this process first uses it.
 
 mod blobs;
 mod capacity;
@@ -58,7 +58,7 @@ pub use self::stored::{Stored, remove_stored, stored};
 pub(crate) use self::tests::Tmpfs;
 pub use crate::ownership::NotOurs;
 
-/// Objects whose digests are remembered in memory.
+/// How many digests of objects are kept in memory.
 const REMEMBERED: u64 = 65_536;
 
 /// The directories that the host makes in a cache directory, beside [`COMPILED`]. Other files may
@@ -72,8 +72,8 @@ pub const COMPILED: &str = "compiled";
 pub struct CacheOptions {
     /// The directory, created if needed.
     pub dir: PathBuf,
-    /// The most bytes that blobs take on disk. A larger single input is still delivered, and
-    /// evicted as soon as no task uses it.
+    /// The maximum size of all blobs on disk, in bytes. A single larger input is still delivered,
+    /// and evicted as soon as no task uses it.
     pub max_bytes: u64,
 }
 
@@ -84,11 +84,12 @@ pub struct CacheOptions {
 /// Names the first directory that can't be trusted.
 pub fn check_owner(dir: &Path) -> Result<Option<NotOurs>, NotOurs> {
     let risk = ownership::check(dir, &PARTS)?;
-    // Compiled code is loaded by a stricter rule, and is not needed.
+    // Compiled code is optional and is loaded under a stricter rule, so a problem there is only a
+    // risk.
     Ok(risk.or_else(|| ownership::check(dir, &[COMPILED]).err()))
 }
 
-/// A cache on disk. A clone is another handle on it.
+/// A cache on disk. Clones share the cache.
 #[derive(Debug, Clone)]
 pub struct Cache(Arc<Inner>);
 
@@ -100,11 +101,11 @@ struct Inner {
     index: Arc<Index>,
     capacity: Capacity,
     known: moka::future::Cache<ObjectId, KnownVersion>,
-    /// Downloads of one version.
+    /// Downloads in progress, by object and version.
     downloads: SingleFlight<(ObjectId, Version), Result<Blob, CacheError>>,
-    /// Checks of an object's current version, with the downloads they lead to.
+    /// Checks in progress of an object's current version, with the downloads that follow.
     looks: SingleFlight<ObjectId, Result<(Blob, Instant), CacheError>>,
-    /// First checks of blobs that another process stored.
+    /// First checks in progress of blobs that another process stored.
     readings: SingleFlight<Digest, Result<bool, CacheError>>,
     tmp_names: AtomicU64,
     /// The last write to the index failed.
@@ -139,9 +140,9 @@ impl KnownVersion {
 pub struct Blob {
     /// The SHA-256 of the bytes.
     pub digest: Digest,
-    /// Their number.
+    /// The number of bytes.
     pub size: u64,
-    /// The version of the object that they were.
+    /// The version of the object that has these bytes.
     pub version: Version,
     /// True when nothing had to be downloaded for this caller.
     pub hit: bool,
@@ -188,19 +189,19 @@ impl Cache {
         &self.0.options.dir
     }
 
-    /// The bytes that blobs take on disk, as far as is known.
+    /// The size of all blobs on disk in bytes, as far as it is known.
     pub fn stored_bytes(&self) -> u64 {
         self.0.capacity.stored()
     }
 
-    /// The most bytes that blobs take on disk.
+    /// The maximum size of all blobs on disk, in bytes.
     pub fn max_bytes(&self) -> u64 {
         self.0.options.max_bytes
     }
 
-    /// Fetches an object into the cache, or finds it there: in its current version, or in one that
-    /// was confirmed at most `freshness` ago. With a remote bucket this takes at most one request,
-    /// whose answer says that nothing has changed or brings the new bytes.
+    /// Returns an object from the cache, after fetching it if needed. The version is the current
+    /// one, or one that was confirmed at most `freshness` ago. With a remote bucket this takes at
+    /// most one request. Its response says that the object is unchanged, or brings the new bytes.
     ///
     /// # Errors
     /// Errors of the bucket or the local disk.
@@ -217,7 +218,7 @@ impl Cache {
         self.look(bucket, key, freshness, None).await.map(|(blob, _)| blob)
     }
 
-    /// As [`Cache::fetch`], for an input of a task: takes the permit for its bytes before they
+    /// As [`Cache::fetch`], for an input of a task: takes the permit from `ahead` before the bytes
     /// arrive.
     ///
     /// # Errors
@@ -289,8 +290,8 @@ impl Cache {
         self.download_once(bucket, &source, version, None).await
     }
 
-    /// Makes at most one request, however many callers ask at the same time. Returns a permit if
-    /// this caller downloaded and needed one.
+    /// Makes at most one request for all concurrent callers. Returns a permit if this caller
+    /// downloaded the object and needed one.
     async fn look<'a>(
         &self,
         bucket: &dyn Bucket,
@@ -355,8 +356,8 @@ impl Cache {
                 if let Some(ahead) = ahead {
                     *permit = ahead.try_take(version.size);
                     if permit.is_none() {
-                        // The wait may be long. An open connection would be one less for others,
-                        // and may be gone by then.
+                        // The wait may be long, so the connection is closed: other tasks can use
+                        // it, and it could break meanwhile.
                         object = None;
                         *permit = Some(ahead.take(version.size).await);
                     }
@@ -366,7 +367,7 @@ impl Cache {
         }
     }
 
-    /// Downloads one version, or waits for another caller's download. Takes the bytes of the open
+    /// Downloads one version, or waits for another caller's download. Reads the bytes from the open
     /// `object`, if given.
     async fn download_once(
         &self,
@@ -398,7 +399,7 @@ impl Cache {
         Some(KnownVersion { version, digest, looked: None })
     }
 
-    /// The blob of this version, if it is known and there.
+    /// The blob of this version, if its digest is known and the blob exists.
     async fn held(
         &self,
         bucket: &dyn Bucket,
@@ -456,7 +457,7 @@ impl Cache {
     /// its digest. Removes a damaged blob: [`CacheError::Gone`] means that it has to be fetched
     /// again.
     pub fn distrust(&self, blob: &Blob, error: Option<io::Error>) -> CacheError {
-        // This check finds and logs what is wrong.
+        // Finds and logs the damage.
         match (self.0.blobs.verify(&blob.digest, blob.size), error) {
             (Ok(true), Some(error)) | (Err(error), _) => self.local("reading a blob", error),
             (Ok(true), None) | (Ok(false), _) => self.gone(blob.digest),

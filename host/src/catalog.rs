@@ -2,16 +2,16 @@
 //!
 //! A component is looked up by name, identified by its digest, and compiled once per digest.
 //! Concurrent tasks wait for one compilation, and the cache directory keeps the compiled code for
-//! later runs. A new upload has a new digest and is found at the next lookup; tasks under way keep
+//! later runs. A new upload has a new digest and is found at the next lookup. Running tasks keep
 //! their component.
 //!
 //! A separate process compiles each component, under limits: `catalog/compiler.rs` starts it, and
-//! `catalog/child.rs` runs in it. `catalog/adapter.rs` makes components of core modules there,
-//! of those that `catalog/preview1.rs` describes.
-//! `catalog/compiled.rs` stores compiled code.
-//! `catalog/contents.rs` tells people what a component contains.
-//! `catalog/quarantine.rs` remembers components that can't be compiled, so that they are not
-//! compiled again. A failure of the host's own is [`CatalogError::Unavailable`], never
+//! `catalog/child.rs` runs in it. There, `catalog/adapter.rs` makes components from core modules,
+//! which `catalog/preview1.rs` describes. `catalog/compiled.rs` stores compiled code.
+//! `catalog/contents.rs` lists what a component contains. `catalog/quarantine.rs` records
+//! components that can't be compiled, so that they are not compiled again.
+//!
+//! A failure of the host itself is [`CatalogError::Unavailable`], never
 //! [`CatalogError::NotAGuest`].
 
 mod adapter;
@@ -57,25 +57,25 @@ pub use self::contents::Contents;
 pub use self::quarantine::{Quarantined, forget_quarantined, quarantined};
 pub use self::trust::{Keys, MAX_SIGNATURE, Policy, Unverified, look_at_signature};
 
-/// How long the digest of a name is trusted after a lookup.
+/// How long the digest of a name is used after a lookup in a local bucket.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same where a lookup is a request to a cloud.
+/// How long the digest of a name is used after a lookup in a bucket of a cloud.
 const FRESH_REMOTE: Duration = Duration::from_secs(10);
-/// Names whose digests are remembered.
+/// The most names whose digests are kept.
 const NAMES: u64 = 4096;
-/// Bytes of compiled code that stay loaded, in addition to what tasks are using.
+/// Bytes of compiled code that stay loaded, in addition to the code that tasks are using.
 const READY: u64 = 1 << 30;
-/// The most bytes that a loaded component takes beside its code, for linking and types.
+/// The most bytes that a loaded component uses in addition to its code, for linking and types.
 const BESIDE_CODE: u64 = 4 << 20;
-/// How often a component is fetched when it is evicted before it can be read.
+/// How many times a component is fetched if it is evicted before it can be read.
 const FETCHES: usize = 5;
-/// Compiled code may use this fraction of what inputs and components may use.
+/// The limit for compiled code is the limit of the cache divided by this number.
 const COMPILED_PART: u64 = 4;
-/// Components that may be compiling, or waiting to be, at the same time.
+/// The most components that are compiling, or waiting for it, at the same time.
 const MAX_COMPILATIONS: usize = 8;
-/// How long a task waits for a compilation before it makes room for others.
+/// How long a task waits for a compilation before it lets other tasks run.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What is said of a component that changes while it is verified.
+/// The error for a component that changes while it is verified.
 const CHANGED: &str = "it changed while its signature was verified";
 /// The most bytes of a compiler's message.
 const MAX_WORDS: usize = 16 << 10;
@@ -119,7 +119,7 @@ pub enum CatalogError {
         /// Why it can't run.
         problem: String,
     },
-    /// Tasks of that name are not run here.
+    /// The host does not run tasks of that name.
     #[error(
         "tasks named `{name}` are not run here: --listed-tasks-only is set, and host.toml has no table \
          [tasks.{name}]"
@@ -128,23 +128,23 @@ pub enum CatalogError {
         /// The task's name.
         name: TaskName,
     },
-    /// The component of that name may not run. A task is not to blame.
+    /// The component of that name may not run. The task is not the cause.
     #[error("the component {place} may not run: {problem}")]
     NotTrusted {
         /// Where the component is.
         place: String,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with the component, and what to do.
         problem: String,
-        /// How long that has been so.
+        /// How long the component has been in this state.
         since: Duration,
     },
-    /// The component is not ready yet, for no fault of the task: it or others are compiling, or
-    /// its compiler was killed.
+    /// The component is not ready yet: it or others are compiling, or its compiler was killed. The
+    /// task is not the cause.
     #[error("the component {place} is not ready yet: {why}")]
     NotYet {
         /// Where the component is.
         place: String,
-        /// What the task waits for.
+        /// The reason.
         why: String,
         /// How long the compilation has taken so far.
         since: Duration,
@@ -154,7 +154,7 @@ pub enum CatalogError {
     Unavailable {
         /// Where the component is.
         place: String,
-        /// What failed: a [`CacheError`], or a [`HostError`].
+        /// The cause: a [`CacheError`] or a [`HostError`].
         #[source]
         source: Arc<dyn StdError + Send + Sync>,
     },
@@ -179,7 +179,7 @@ enum NotReady {
     Failed(CatalogError),
 }
 
-/// The components of a bucket, and those that are loaded.
+/// The components of a bucket, some of which are loaded.
 pub struct Catalog {
     bucket: Arc<dyn Bucket>,
     prefix: Prefix,
@@ -190,12 +190,12 @@ pub struct Catalog {
     trust: Trust,
     names: Memory<TaskName, Blob>,
     ready: Memory<Digest, Loaded>,
-    /// One permit per component that is compiling or waiting to be.
+    /// One permit for each component that is compiling or waiting for it.
     compilations: Semaphore,
     under_way: UnderWay,
 }
 
-/// When the compilations under way began.
+/// The compilations under way, with their start times.
 #[derive(Debug, Default)]
 struct UnderWay(Mutex<HashMap<Digest, Instant>>);
 
@@ -213,8 +213,8 @@ impl UnderWay {
         self.all().get(&digest).map(Instant::elapsed)
     }
 
-    /// Waits until a component has been compiling for longer than tasks should wait. Returns for
-    /// how long.
+    /// Waits until a component has been compiling for longer than tasks should wait. Returns how
+    /// long it has been compiling.
     async fn takes_long(&self, digest: Digest) -> Duration {
         loop {
             match self.since(digest) {
@@ -240,7 +240,7 @@ impl Drop for Entered<'_> {
 
 /// One call that needs a component.
 struct Caller<'a> {
-    /// True once this call's own future compiles the component.
+    /// True when this call's own future compiles the component.
     compiles: AtomicBool,
     /// Notified when the compilation takes long.
     takes_long: &'a Notify,
@@ -279,12 +279,12 @@ impl Catalog {
         }
     }
 
-    /// The same, and only components that this policy allows run.
+    /// The same catalog, which runs only components that this policy allows.
     pub fn with_policy(self, policy: Policy) -> Self {
         Self { trust: Trust::new(policy), ..self }
     }
 
-    /// Checks that tasks of that name are run here.
+    /// Checks that the host runs tasks of that name.
     ///
     /// # Errors
     /// [`CatalogError::NotListed`].
@@ -297,14 +297,16 @@ impl Catalog {
         }
     }
 
-    /// Components that may not run though tasks asked for them.
+    /// The problems of components that tasks asked for and that may not run.
     pub fn problems(&self) -> Vec<String> {
         self.trust.problems()
     }
 
-    /// The current component of that name. `takes_long` is notified when this call has been
-    /// compiling for a while, which can go on for minutes; the caller should then release what
-    /// others need. Dropping the future ends the compilation, unless another call waits for it.
+    /// The current component of that name.
+    ///
+    /// `takes_long` is notified when this call has been compiling for a while. A compilation can
+    /// take minutes, so the caller should then release what others need. Dropping the future ends
+    /// the compilation, unless another call waits for it.
     ///
     /// # Errors
     /// When no component has that name, when it can't run, or when another call has been compiling
@@ -349,7 +351,8 @@ impl Catalog {
         found.map(|blob| blob.digest).map_err(|e: Arc<CatalogError>| (*e).clone())
     }
 
-    /// The error for a task whose component has been compiling for a while. Makes no request.
+    /// The error for a task whose component has been compiling for a while. None if it has not, as
+    /// far as is known without a request to the bucket.
     pub async fn is_slow(&self, name: &TaskName) -> Option<CatalogError> {
         if self.under_way.all().is_empty() {
             return None;
@@ -434,7 +437,7 @@ impl Catalog {
         Err(self.not_trusted(name, blob, of_signature, problem))
     }
 
-    /// What is wrong with the signature of a component, if anything.
+    /// Verifies the signature of a component. Returns the problem with it, if there is one.
     async fn verify(
         &self,
         name: &TaskName,
@@ -457,7 +460,7 @@ impl Catalog {
         let error = match verified.await {
             Ok(Ok(verified)) if verified == digest => return Ok(None),
             Ok(Err(Unverified::Invalid(problem))) => return Ok(Some(problem)),
-            // The bytes are not those of the digest any more.
+            // The bytes no longer match the digest.
             Ok(Ok(_)) => None,
             Ok(Err(Unverified::Unread(error))) => Some(error),
             Err(error) => Some(io::Error::other(error)),
@@ -585,7 +588,7 @@ impl Catalog {
         };
         let _entered = self.under_way.enter(blob.digest);
         caller.compiles.store(true, Relaxed);
-        // Another host may be compiling it for the same cache. Wait, then use its code.
+        // Another host may be compiling the component for the same cache. Waits and uses its code.
         let mut lock = self.compiled.lock(blob.digest).await;
         if let Some(loaded) = self.load(blob.digest).await? {
             if let Some(lock) = &mut lock {
@@ -683,7 +686,7 @@ impl Catalog {
         .await
     }
 
-    /// Quarantines a component whose compilations ended by death too often.
+    /// Quarantines a component whose compiler or host was killed too many times.
     fn reject(&self, digest: Digest, lock: &mut Option<CompileLock>, deaths: u32) -> NotLoaded {
         self.remember(digest, lock, Failed::by_deaths(deaths, self.compiler.limits()))
     }
@@ -742,11 +745,11 @@ enum NotLoaded {
     NotYet(String),
 }
 
-/// Makes a guest of compiled code.
+/// Makes a guest from compiled code.
 fn make_guest(sandbox: &Sandbox, code: &[u8]) -> Result<Loaded, NotLoaded> {
-    // SAFETY: a process of ours compiled these bytes. If they come from disk, their checksum was
-    // right and only this user can write to their directory. The engine checks that its version
-    // and settings are the same.
+    // SAFETY: a compiling process of this program made these bytes. If they come from disk, their
+    // checksum was right and only this user can write to their directory. The engine checks that
+    // its version and settings are the same.
     let component = unsafe { sandbox.load(code) }.map_err(|error| match host_cause(&error) {
         Some(source) => NotLoaded::Host(HostError { doing: "loading its compiled code", source }),
         None => NotLoaded::NotAGuest(NotAGuest::new(&error)),
@@ -756,7 +759,7 @@ fn make_guest(sandbox: &Sandbox, code: &[u8]) -> Result<Loaded, NotLoaded> {
     Ok(Loaded { guest, kibibytes: u32::try_from(kibibytes).unwrap_or(u32::MAX) })
 }
 
-/// Runs work that takes the disk or a processor a while.
+/// Runs work that uses the disk or a processor for a while, on a thread for blocking work.
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NotLoaded> + Send + 'static,
 ) -> Result<T, NotLoaded> {
@@ -773,7 +776,7 @@ async fn in_background<T: Send + 'static>(
     }
 }
 
-/// The machine's error behind a failure of the engine, usually a lack of memory.
+/// The system's error that caused a failure of the engine, usually a lack of memory.
 fn host_cause(error: &wasmtime::Error) -> Option<io::Error> {
     for cause in error.chain() {
         if let Some(errno) = cause.downcast_ref::<rustix::io::Errno>() {

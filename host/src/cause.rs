@@ -1,8 +1,8 @@
-//! The cause of an error as one short line, without what differs between tasks.
+//! The cause of an error: one short line, without the parts that differ between tasks.
 //!
-//! Failures with one cause have the same line, so they can be counted, listed and sent back
-//! together. [`fingerprint`] takes the line of an error that tells the cause (`line.rs`), and
-//! replaces numbers, ids, digests, paths, addresses and quoted names in it (`token.rs`).
+//! Failures with the same cause can be counted, listed and sent back together. [`fingerprint`]
+//! finds the line of an error that tells the cause (`line.rs`), and replaces numbers, ids, digests,
+//! paths, addresses and quoted names in it (`token.rs`).
 
 mod line;
 mod token;
@@ -18,14 +18,14 @@ pub const LONGEST: usize = 300;
 pub const UNKNOWN: &str = "no reason was given";
 /// The most bytes of an error that are read.
 const READ: usize = 64 << 10;
-/// The most bytes of the line that are read. A longer line is data.
+/// The most bytes of the line that are read. The rest of a longer line is data, not an error.
 const LINE: usize = 4 << 10;
 const CUT: &str = "…";
 
-/// The cause of an error: one line of at most [`LONGEST`] bytes, in which no character is hidden
-/// or obeyed by a terminal. `#` stands for numbers, and `…` for other things that differ.
+/// The cause of an error: one line of at most [`LONGEST`] bytes without hidden or control
+/// characters. `#` stands for numbers, and `…` for other things that differ between tasks.
 ///
-/// Takes time in proportion to the text, and reads only its beginning if it is very long.
+/// Takes time in proportion to the text. Reads only the beginning of a very long text.
 pub fn fingerprint(text: &str) -> String {
     let line = line(text);
     let line = &line[..line.floor_char_boundary(LINE)];
@@ -42,8 +42,8 @@ pub fn fingerprint(text: &str) -> String {
     }
 }
 
-/// The line of an error that tells the cause: without the traceback, the name of the thread, or the
-/// position in the source that come before it.
+/// The line of an error that tells the cause, without the traceback, thread name or source position
+/// before it.
 pub fn line(text: &str) -> &str {
     line::of(&text[..text.floor_char_boundary(READ)])
 }
@@ -54,14 +54,14 @@ struct Cause<'a> {
     text: String,
     /// The last two words, the later one last. They tell whether a number is a code.
     words: [&'a str; 2],
-    /// Quotation marks that nothing closes. A second search would find nothing either.
+    /// Quotation marks known to have no closing mark, so that they are searched for only once.
     unclosed: String,
 }
 
 impl<'a> Cause<'a> {
     fn read(&mut self, line: &'a str) {
         let mut rest = line;
-        // Where a quoted sentence ends, as the length of what follows.
+        // Where a quoted sentence ends: the length of the text that follows it.
         let mut end_of_quote = None;
         while let Some(c) = rest.chars().next() {
             let after = &rest[c.len_utf8()..];
@@ -101,8 +101,8 @@ impl<'a> Cause<'a> {
         }
     }
 
-    /// What is in quotation marks at the start of `rest`. An apostrophe within a word quotes
-    /// nothing.
+    /// The text in quotation marks at the start of `rest`, if there is one. An apostrophe within a
+    /// word is not a quotation mark.
     fn quoted<'t>(&mut self, mark: char, rest: &'t str, line: &str) -> Option<&'t str> {
         if !matches!(mark, '"' | '\'' | '`') || self.unclosed.contains(mark) {
             return None;
@@ -128,7 +128,7 @@ impl<'a> Cause<'a> {
         }
     }
 
-    /// Adds a token, or what stands for it. The punctuation around it stays.
+    /// Adds a token, or the mark that replaces it. Keeps the punctuation after it.
     fn token(&mut self, token: &'a str) {
         let is_around = |c: char| matches!(c, '.' | ':' | '!' | '?' | '…');
         let word = token.trim_end_matches(is_around);
@@ -144,7 +144,7 @@ impl<'a> Cause<'a> {
         }
     }
 
-    /// Adds a mark, unless it continues a list of such marks.
+    /// Adds a mark, unless it would continue a list of the same mark.
     fn mark(&mut self, mark: &str) {
         for separator in [", ", ",", " "] {
             let list = self.text.strip_suffix(separator).filter(|list| list.ends_with(mark));
@@ -157,7 +157,7 @@ impl<'a> Cause<'a> {
     }
 }
 
-/// True if an error has this cause. `cause` is a cause, or the text of an error.
+/// True if an error has this cause. `cause` may also be the text of an error with the cause.
 pub fn is_of(text: &str, cause: &str) -> bool {
     let of_text = fingerprint(text);
     let wanted: Cow<'_, str> = plain::escape(cause.trim());
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// The failure of a task, for one of twelve reasons. `word` is a random name.
+    /// The error text of a task, for one of twelve causes. `word` is a random name.
     fn failure(kind: usize, n: u64, word: &str) -> String {
         let digest =
             format!("{:064x}", u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060));

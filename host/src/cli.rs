@@ -1,7 +1,7 @@
 //! The command line: one file for each command, with its options and its `run`.
 //!
-//! Only this module writes to the terminal; the library does not. Results for scripts go to standard
-//! output, messages for people go to standard error.
+//! Only this module writes to the terminal; the library does not. Results for scripts go to
+//! standard output, messages for people go to standard error.
 
 mod cache;
 mod component;
@@ -97,13 +97,13 @@ struct Cli {
     command: Command,
 }
 
-/// All commands. Those for `-h` have only their usual settings.
+/// All commands. With `is_brief`, as for `-h`, commands show only their usual settings.
 fn command(is_brief: bool) -> clap::Command {
     with_help(Cli::command(), is_brief)
 }
 
-/// A command with help in one layout. clap's own `--help` would put each option on lines of its own as
-/// soon as `-h` leaves out any.
+/// Gives `-h` and `--help` of a command the same layout. clap's own `--help` would put each option
+/// on separate lines as soon as `-h` hides an option.
 fn with_help(command: clap::Command, is_brief: bool) -> clap::Command {
     let command = command.mut_subcommands(|child| with_help(child, is_brief));
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
@@ -199,7 +199,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The error without the command that is for `host` itself, where it lists the commands.
+/// Removes hidden commands from the error's list of valid commands.
 fn without_hidden(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::Strings(names)) = error.get(ContextKind::ValidSubcommand) {
         let is_hidden = |name: &String| {
@@ -215,8 +215,8 @@ fn without_hidden(mut error: clap::Error) -> clap::Error {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     ask_for_threads(base_threads())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // With a handler, a write beyond `ulimit -f` fails instead of ending the process. The handler
-    // stays when the stream is dropped.
+    // With a handler for SIGXFSZ, a write beyond `ulimit -f` fails instead of ending the process.
+    // The handler stays when the stream is dropped.
     {
         let _context = runtime.enter();
         let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
@@ -225,15 +225,15 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(runtime)
 }
 
-/// The runtime of a command that mostly waits for answers. It has one thread: waking up more would
-/// cost more than they could do.
+/// The runtime of a command that mostly waits for answers. It has one thread, because waking more
+/// threads would cost more time than they save.
 fn waiting_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     ask_for_threads(2)?;
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
 }
 
-/// The number of threads of a command that runs tasks, without those of the tasks: one for each core
-/// in the runtime and in the compiler, and some for signals and blocking calls.
+/// The number of threads of a command that runs tasks, without the tasks' own threads: one per core
+/// for the runtime, one per core for the compiler, and some for signals and blocking calls.
 fn base_threads() -> usize {
     const OTHERS: usize = 6;
     2 * std::thread::available_parallelism().map_or(1, usize::from) + OTHERS
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// The errors of a value that an option does not take.
+    /// The kinds of errors for a value that an option does not accept.
     const WRONG_VALUES: [ErrorKind; 2] = [ErrorKind::InvalidValue, ErrorKind::ValueValidation];
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
         command(true).debug_assert();
     }
 
-    /// Calls `each` for every command, with the whole name.
+    /// Calls `each` for every command, with its full name, such as `host queue ls`.
     fn for_each_command(each: &mut dyn FnMut(&clap::Command, &str)) {
         fn descend(
             command: &clap::Command,
@@ -295,7 +295,7 @@ mod tests {
         descend(&command, "host", each);
     }
 
-    /// A value that the option accepts, by its parser.
+    /// The arguments that set the option to a value that its parser accepts.
     fn valid(command: &clap::Command, arg: &Arg) -> Vec<String> {
         let written = |value: &str| match (arg.get_long(), arg.get_action().takes_values()) {
             (_, true) if arg.is_positional() => vec![value.to_owned()],
@@ -314,15 +314,15 @@ mod tests {
         lines.find(is_valid).unwrap_or_else(|| panic!("no value for {}", arg.get_id()))
     }
 
-    /// clap does not ask for a required option if something excludes it, and then ignores the option
-    /// that requires it.
+    /// clap does not ask for a required option if something excludes it, and then ignores the
+    /// option that requires it.
     #[test]
     fn no_option_is_ignored_because_another_excludes_what_it_requires() {
         let mut checked = 0;
         for_each_command(&mut |command, name| {
             let command = command.clone().no_binary_name(true).subcommand_required(false);
             let command = command.arg_required_else_help(false);
-            // Errors write each argument as a required one.
+            // Errors print each argument as a required one, so brackets are ignored.
             let plain = |text: &str| text.replace(['[', ']', '<', '>', '.'], "");
             let missing = |line: &[String]| -> BTreeSet<String> {
                 match command.clone().try_get_matches_from(line) {
@@ -363,11 +363,12 @@ mod tests {
                 }
             }
         });
-        // Those of `host submit`, `host receipts` and `host try`.
+        // At least the options of `host submit`, `host receipts` and `host try`.
         assert!(checked >= 20, "{checked}");
     }
 
-    /// The options with values, and how the command ends that gets one of these values.
+    /// Calls `check` for every option that takes a value, with each of `values`, and with the error
+    /// of the command that gets the value.
     fn for_each_value(values: &[&str], check: &mut dyn FnMut(&Arg, &str, Option<clap::Error>)) {
         for_each_command(&mut |command, name| {
             for arg in command.get_opts().filter(|arg| arg.get_action().takes_values()) {
@@ -401,12 +402,12 @@ mod tests {
             let parsed = command(false).try_get_matches_from(["host"].iter().chain(line));
             assert_eq!(parsed.err().map(|error| error.kind()), want, "{line:?}");
         };
-        // Those of settings are checked with the other sources of settings.
+        // Values of settings are checked later, together with the other sources of settings.
         check(&["run", "--timeout", "-5s"], None);
         check(&["try", "c.wasm", "--memory", "-5GiB"], None);
         check(&["try", "c.wasm", "--payload", "-5"], None);
         check(&["queue", "redrive", "--older-than", "-5s"], Some(ErrorKind::ValueValidation));
-        // An option that was forgotten is no name.
+        // An option in place of a forgotten value is not accepted as a queue's name.
         check(&["run", "--queue", "-x"], Some(ErrorKind::InvalidValue));
     }
 

@@ -1,9 +1,9 @@
 //! The settings of a host. Each field below is a flag, a `HOST_*` variable and a key of
-//! `host.toml`, all with one name.
+//! `host.toml`, all with the same name.
 //!
-//! A field's doc comment is its line in `--help` and in the docs. The command line collects the
-//! texts of all sources and has clap parse them into these structs. `config/tasks.rs` has the
-//! settings for the tasks of one name.
+//! A field's doc comment is its help text in `--help` and in the docs. `cli` collects the values
+//! from all sources, and clap parses them into these structs. `config/tasks.rs` has the settings
+//! for the tasks of one name.
 
 pub mod parse;
 mod tasks;
@@ -32,8 +32,8 @@ use crate::verdict::Policy;
 
 pub use tasks::{NamedTask, TaskLimits, Tasks};
 
-/// How many more tasks are prefetched of a queue where one request brings several: a few full
-/// answers.
+/// How many more tasks a host prefetches from a queue whose requests lease several messages: a few
+/// full responses.
 pub const MORE_PREFETCH: usize = 40;
 
 /// The settings of `host run`.
@@ -355,29 +355,29 @@ impl Config {
     /// How many tasks a host with this queue holds beyond those that run.
     pub fn held_ahead(&self, queue: &dyn Queue) -> HeldAhead {
         match self.work.prefetch {
-            // A queue that counts deliveries may count one for a message that was only held.
+            // Such a queue may count a delivery of a message that was held and never executed.
             _ if queue.charges_for_holding() => HeldAhead::Always(0),
             Some(_) => HeldAhead::Always(self.usual_prefetch()),
             None => {
-                // The pace of short tasks decides how many requests are made for them.
+                // This is a maximum. How fast tasks end decides how many of them are held.
                 let more = if queue.batch() > 1 { MORE_PREFETCH } else { 0 };
                 HeldAhead::Soon(self.work.most_prefetch.min(self.work.parallel * 2 + more))
             }
         }
     }
 
-    /// The number of tasks to prefetch, if it is set. Else the most that are prefetched of a queue
-    /// where each request brings one.
+    /// The number of tasks to prefetch, if it is set. Otherwise the maximum for a queue whose
+    /// requests lease one message each.
     pub fn usual_prefetch(&self) -> usize {
         self.work.prefetch.unwrap_or(self.work.parallel * 2).min(self.work.most_prefetch)
     }
 
-    /// How a host reaches its queues. Reports are not read: a host only leases tasks.
+    /// How a host reaches its queues. A host leases tasks and does not read reports.
     pub fn queue_access(&self) -> queue::Access {
         queue::Access { is_report: None, ..self.queue_options.access(&self.cloud) }
     }
 
-    /// How a host reaches its buckets. Only a host publishes outputs, and compresses some.
+    /// How a host reaches its buckets. Only a host publishes outputs and may compress them.
     pub fn bucket_access(&self) -> bucket::Access {
         bucket::Access {
             gzip_outputs: self.data.gzip_outputs.clone(),
@@ -387,7 +387,7 @@ impl Config {
 }
 
 impl QueueSettings {
-    /// How queues are reached by commands that read tasks and reports.
+    /// How commands that read tasks and reports reach queues.
     pub fn access(&self, cloud: &CloudSettings) -> queue::Access {
         queue::Access {
             region: cloud.region.clone(),
@@ -401,7 +401,7 @@ impl QueueSettings {
 }
 
 impl DataSettings {
-    /// Where components are, for people.
+    /// Describes to people where components are.
     pub fn components_place(&self) -> String {
         match &self.components {
             Some(dir) => dir.display().to_string(),
@@ -412,7 +412,7 @@ impl DataSettings {
         }
     }
 
-    /// How buckets are reached. A decoded input has to fit into the cache.
+    /// How commands reach buckets. A decoded input has to fit into the cache.
     pub fn access(&self, cloud: &CloudSettings, cache: &CacheSettings) -> bucket::Access {
         bucket::Access {
             region: cloud.region.clone(),
@@ -428,7 +428,7 @@ impl DataSettings {
 }
 
 impl CacheSettings {
-    /// The most bytes of inputs and components. The rest of the cache is for compiled code.
+    /// The most bytes of blobs in the cache. The rest is for compiled code.
     pub fn for_blobs(&self) -> u64 {
         let all = self.size.as_u64();
         all - all / 5
@@ -436,7 +436,7 @@ impl CacheSettings {
 }
 
 impl RetrySettings {
-    /// What becomes of a failed task.
+    /// The policy for failed tasks.
     pub fn policy(&self) -> Policy {
         Policy {
             max_attempts: self.max_attempts,
@@ -448,7 +448,7 @@ impl RetrySettings {
 }
 
 impl WorkSettings {
-    /// Where tasks get the time and random numbers from.
+    /// Whether the times and random numbers of tasks are deterministic.
     pub fn mode(&self) -> Mode {
         if self.deterministic { Mode::Deterministic } else { Mode::Ordinary }
     }
@@ -487,8 +487,8 @@ impl TaskLimits {
         Machine::needed(parallel, self.most(Limits::of_the_host).of_the_host())
     }
 
-    /// The memory that the guests of `parallel` tasks may have together on this machine, if the
-    /// machine's memory is known.
+    /// The total memory for the guests of `parallel` tasks on this machine, if the machine's memory
+    /// is known.
     pub fn for_guests(&self, machine: &Machine, parallel: usize) -> Option<ByteSize> {
         machine.for_guests(parallel, self.most(Limits::beside_the_guest).beside_the_guest())
     }
@@ -501,14 +501,14 @@ impl CompileSettings {
     }
 }
 
-/// The program that compiles components, and its arguments: this program, even if its file has been
-/// replaced since it started. Its hidden command calls
+/// The program that compiles components, and its arguments. This is the running program, even if
+/// its file has been replaced since the start. Its hidden command calls
 /// [`compile_for_parent`](crate::catalog::compile_for_parent).
 pub fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::new(system::this_program(), vec!["compile-component".into()], limits)
 }
 
-/// The time that is known to fit what started this host.
+/// The grace period that suits the engine that started this host, or 30 s.
 fn default_grace() -> String {
     let engine = identity::of_process().engine();
     let grace = engine.map_or(Duration::from_secs(30), Engine::grace);

@@ -1,12 +1,12 @@
 //! The kernel's rules for the whole process of a host: Landlock for files and TCP ports, seccomp for
-//! system calls, no new privileges, and fewer of those that root has.
+//! system calls, no new privileges, and fewer of root's capabilities.
 //!
-//! A host names what it needs before it reads its first message, and gives up everything else for
-//! good. Threads that execute guests are confined further, in `sandbox/confine.rs`. Processes that
-//! the host starts inherit the rules.
+//! Before it leases its first message, a host names what it needs and gives up everything else. It
+//! can't get it back. Threads that execute guests are confined further, in `sandbox/confine.rs`.
+//! Processes that the host starts inherit the rules.
 //!
-//! A rule of Landlock is about a directory itself, not about its name. So a directory that is
-//! replaced needs a rule for the directory above it.
+//! A Landlock rule applies to a directory itself, not to its name. So if a directory may be
+//! replaced, the directory above it needs a rule.
 
 mod links;
 #[cfg(target_os = "linux")]
@@ -34,25 +34,25 @@ pub use rules::Rules;
 pub enum Confine {
     /// No.
     Off,
-    /// As far as the kernel can.
+    /// Yes, as far as the kernel can.
     On,
-    /// Yes, or it does not start.
+    /// Yes. A host that can't be confined does not start.
     Require,
 }
 
-/// What the kernel keeps the process of a host from.
+/// The rules that the kernel enforces on the process of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InForce {
-    /// Landlock keeps it to the files and directories of its [`Rules`].
+    /// Landlock allows only the files and directories of its [`Rules`].
     pub files: bool,
-    /// Landlock keeps its TCP connections to the ports of its [`Rules`].
+    /// Landlock allows only the TCP ports of its [`Rules`].
     pub ports: bool,
-    /// seccomp refuses it the system calls that no host needs.
+    /// seccomp refuses the system calls that no host needs.
     pub calls: bool,
 }
 
 impl InForce {
-    /// Nothing.
+    /// No rules.
     pub const NOTHING: Self = Self { files: false, ports: false, calls: false };
 }
 
@@ -72,10 +72,10 @@ impl fmt::Display for InForce {
     }
 }
 
-/// A file or directory as the kernel knows it: its device and its inode.
+/// The identity of a file or directory: its device and its inode.
 type Place = (u64, u64);
 
-/// The places that the rules in force name. Not set while there are none.
+/// The files and directories that the rules in force name. Not set while there are no rules.
 static NAMED: OnceLock<Vec<Place>> = OnceLock::new();
 
 fn place(path: &Path) -> Option<Place> {
@@ -83,14 +83,16 @@ fn place(path: &Path) -> Option<Place> {
     Some((meta.dev(), meta.ino()))
 }
 
-/// What the kernel can enforce here: tried on a thread that is then gone.
+/// What the kernel can enforce here. Tries the rules on a thread that ends afterwards.
 pub fn possible() -> InForce {
     std::thread::spawn(here::try_on_thread).join().unwrap_or(InForce::NOTHING)
 }
 
-/// Confines this process for good, as far as the kernel can. What it can't is logged and left out.
+/// Confines this process until it ends. A rule that the kernel can't enforce is logged and left
+/// out.
 ///
-/// No other thread may run yet: Landlock confines the calling thread and those that it starts.
+/// Call it before any other thread runs: Landlock confines only the calling thread and the threads
+/// that it starts.
 pub fn confine(rules: &Rules) -> InForce {
     let in_force = here::confine(rules);
     if in_force.files {
@@ -99,8 +101,8 @@ pub fn confine(rules: &Rules) -> InForce {
     in_force
 }
 
-/// Keeps this process, which needs no file, from all that it does not have as open descriptors: as
-/// far as the kernel can.
+/// Drops this process's access to all files and networks, as far as the kernel can. Open
+/// descriptors stay usable.
 pub(crate) fn give_up_files() {
     if let Err(error) = here::give_up_files() {
         tracing::debug!("the kernel does not keep this process from files: {error}");
@@ -111,7 +113,7 @@ pub(crate) fn give_up_files() {
 pub fn refusal(path: &Path) -> Option<String> {
     let named = NAMED.get()?;
     let path = std::path::absolute(path).ok()?;
-    // Names and links can be read everywhere, so this finds where the path leads.
+    // Landlock does not restrict looking up names and reading links, so this resolves the path.
     let there = path.ancestors().find_map(|part| fs::canonicalize(part).ok())?;
     let is_named = |part: &Path| place(part).is_some_and(|place| named.contains(&place));
     if there.ancestors().any(is_named) {
@@ -124,7 +126,8 @@ pub fn refusal(path: &Path) -> Option<String> {
     ))
 }
 
-/// What to add to an error about a service or its credentials, whose text is `said`.
+/// The text to append to the error `said` about a service or its credentials, if confinement may be
+/// its cause.
 pub(crate) fn may_be_the_cause(said: &str) -> &'static str {
     let is_denied = said.contains("Permission denied") || said.contains("Operation not permitted");
     match NAMED.get() {

@@ -1,4 +1,4 @@
-//! SHA-256 digests, which name bytes.
+//! SHA-256 digests, which identify bytes.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -21,7 +21,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of the rest of `reader`, and its number of bytes.
+    /// The digest of the rest of `reader`, and the number of bytes.
     ///
     /// # Errors
     /// Errors of reading.
@@ -59,7 +59,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        // Upper case is refused, because the text is also a file name with one spelling.
+        // Upper case is refused, because the text is also a file name and must have one spelling.
         if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(DigestError);
         }

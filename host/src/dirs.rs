@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::system::for_each_entry;
 
-/// Opens a directory. A link is an error.
+/// Opens a directory. Fails for a symbolic link.
 pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     openat(
         at,
@@ -18,9 +18,9 @@ pub(crate) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::i
     )
 }
 
-/// Calls `each` for every entry but `.` and `..`, from the start of the directory.
+/// Calls `each` for every entry except `.` and `..`, from the start of the directory.
 ///
-/// `dir` needs an open file description of its own, because its position moves.
+/// `dir` must not share its open file description, because reading moves its position.
 pub(crate) fn for_each<E: From<Errno>>(
     dir: BorrowedFd<'_>,
     mut each: impl FnMut(&CStr, FileType) -> Result<(), E>,

@@ -1,7 +1,7 @@
-//! Environment variables, and the files with credentials that they lead to.
+//! Environment variables, and the files with credentials that are found through them.
 //!
-//! Only this file reads the variables of the process. Everything else is given an [`Environment`];
-//! tests make their own.
+//! Only this file reads the variables of the process. All other code gets an [`Environment`], and
+//! tests construct their own.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,22 +12,22 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-/// Variables and their values. A clone shares them.
+/// Variables and their values. A clone shares the data.
 #[derive(Clone, Default)]
 pub struct Environment(Arc<BTreeMap<String, String>>);
 
 impl Environment {
-    /// The variables of this process. Variables that are not UTF-8 text are left out.
+    /// The variables of this process, without those that are not UTF-8.
     pub fn of_process() -> Self {
         variables("").filter_map(|(name, value)| Some((name, value.into_string().ok()?))).collect()
     }
 
-    /// The value of a variable. An empty variable counts as not set.
+    /// The value of a variable. An empty variable counts as unset.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value of the first of these variables that has one.
+    /// The value of the first of these variables that is set.
     pub fn first(&self, names: &[&str]) -> Option<&str> {
         names.iter().find_map(|name| self.get(name))
     }
@@ -64,13 +64,13 @@ impl Environment {
         serde_json::from_slice(&text).map(Some).map_err(|error| wrong(error.to_string()))
     }
 
-    /// The user that runs this host, for reports: `$USER`, or the user's number.
+    /// The user of this host, for reports: `$USER`, or the user id.
     pub fn user_name(&self) -> String {
         self.get("USER")
             .map_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()), str::to_owned)
     }
 
-    /// A message if neither of the AWS files has the profile that `AWS_PROFILE` names.
+    /// A message if neither of the AWS files contains the profile that `AWS_PROFILE` names.
     pub fn missing_aws_profile(&self) -> Option<String> {
         let profile = self.get("AWS_PROFILE")?;
         let file = |variable: &str, default: &str| {
@@ -151,7 +151,7 @@ fn cache_dir_of(
     const NAME: &str = "task-host";
     let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = |home: PathBuf| home.join(".cache").join(NAME);
-    // A service may have several directories, separated by colons.
+    // systemd may set several directories, separated by colons.
     let of_service = || {
         let all = variable("CACHE_DIRECTORY")?.into_string().ok()?;
         all.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute())
@@ -169,13 +169,13 @@ fn cache_dir_of(
 /// does.
 ///
 /// # Errors
-/// Says what is wrong and what to write instead. `~USER` is not supported.
+/// Describes the problem and what to write instead. `~USER` is not supported.
 pub fn with_home(path: &str) -> Result<String, String> {
     let home = std::env::var_os("HOME");
     Ok(below_home(path, home.as_deref())?.unwrap_or_else(|| path.to_owned()))
 }
 
-/// None for a path without a `~`.
+/// The path with `~` replaced, or `None` if it does not start with `~`.
 fn below_home(path: &str, home: Option<&OsStr>) -> Result<Option<String>, String> {
     let Some(rest) = path.strip_prefix('~') else {
         return Ok(None);
@@ -281,7 +281,7 @@ mod tests {
         check(&[], Some("/home/ana"), 7, "/home/ana/.cache/task-host");
         check(&[], Some("/root"), 0, "/root/.cache/task-host");
         check(&[], None, 0, "/var/cache/task-host");
-        // The name says whose directory it is, so that another user's is noticed.
+        // The name contains the user id, so another user's directory is not taken for this user's.
         check(&[], None, 7, "/tmp/task-host-7");
         check(&[("HOME", "")], Some(""), 7, "/tmp/task-host-7");
     }

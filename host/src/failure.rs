@@ -37,7 +37,7 @@ pub enum Failure {
     /// An input could not be fetched.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError),
-    /// The task's plan asked for what it may not have.
+    /// The task's plan asked for something that it may not have.
     #[error(transparent)]
     Plan(PlanError),
     /// The task has no usable component.
@@ -73,7 +73,7 @@ pub enum Failure {
     /// The host is stopping, and the task had not started.
     #[error("the host is stopping")]
     Draining,
-    /// The task has waited for a slot, and would wait for longer; another host may have one.
+    /// The task has waited for a slot and no slot will be free soon. Another host may have one.
     #[error("the slots of this host stay busy for longer than expected; another host may be free")]
     SlotsBusy,
     /// The lease is lost.
@@ -82,7 +82,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The guest's call during which the attempt failed, if it failed in one.
+    /// The guest's call in which the attempt failed, if it failed in one.
     pub fn phase(&self) -> Option<Phase> {
         match self {
             Self::Run(error) => error.phase(),

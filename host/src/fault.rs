@@ -1,14 +1,15 @@
 //! Fault points: the steps of a task's life at which a test kills, stops or starves a real host.
 //!
-//! A host that is built with the feature `fault-points` reads `FAILPOINTS`, in the format of the
-//! crate `fail`: `ReceiptPut=1*return(kill)` kills the host when it first comes to that step. In all
-//! other builds, the functions here do nothing, and the names of the steps are not in the program.
+//! A host that is built with the feature `fault-points` reads the variable `FAILPOINTS`, in the
+//! format of the crate `fail`: `ReceiptPut=1*return(kill)` kills the host when it first reaches
+//! that step. In all other builds, the functions here do nothing, and the program does not contain
+//! the names of the steps.
 //!
 //! | action | what the host does at the step |
 //! |---|---|
-//! | `return(kill)` | it is killed, by SIGKILL |
-//! | `return(stop)` | it stops, by SIGSTOP, and goes on when it gets SIGCONT |
-//! | `return(28)` | the step fails with the system's error of that number, here ENOSPC, for two seconds |
+//! | `return(kill)` | is killed by SIGKILL |
+//! | `return(stop)` | is stopped by SIGSTOP, and continues at SIGCONT |
+//! | `return(28)` | fails the step with this system error, here ENOSPC, for two seconds |
 
 mod step;
 
@@ -22,23 +23,23 @@ pub use armed::arm;
 /// A step at which a host can be killed or stopped.
 #[inline(always)]
 pub(crate) fn point(step: Step) {
-    // A step that can't fail ignores an error.
+    // A step that can't fail ignores an injected error.
     let _ = shortage(step);
 }
 
-/// A step that can fail because something is short, besides.
+/// A step at which a host can be killed or stopped, and which can also fail with a system error.
 ///
 /// # Errors
-/// The error that the test asks for.
+/// The system error that the test asks for.
 #[cfg(any(test, feature = "fault-points"))]
 pub(crate) fn shortage(step: Step) -> Result<(), Errno> {
     armed::reach(step)
 }
 
-/// A step that can fail because something is short, besides.
+/// A step that can fail in tests.
 ///
 /// # Errors
-/// None in this build.
+/// Never in this build.
 #[cfg(not(any(test, feature = "fault-points")))]
 #[inline(always)]
 pub(crate) fn shortage(_step: Step) -> Result<(), Errno> {
@@ -56,34 +57,34 @@ mod armed {
 
     use super::Step;
 
-    /// A signal for this process.
+    /// A request to signal this process.
     struct Order {
         signal: i32,
-        /// Dropped after it.
+        /// Dropped after the signal was raised.
         done: Sender<()>,
     }
 
-    /// The thread that signals this process. The threads of guests may not.
+    /// Sends to the thread that signals this process. The threads of guests may not send signals.
     static HAND: OnceLock<Sender<Order>> = OnceLock::new();
 
-    /// How long a shortage lasts. A trial of what failed must fail, too.
+    /// How long a shortage lasts. The host's next test of the failed resource must fail too.
     const SHORTAGE: Duration = Duration::from_secs(2);
 
-    /// When the shortage began.
+    /// When the first shortage began.
     static BEGAN: OnceLock<Instant> = OnceLock::new();
 
-    /// Reads `FAILPOINTS`. The faults hold until the result is dropped.
+    /// Reads `FAILPOINTS`. The faults are active until the returned guard is dropped.
     ///
     /// # Panics
-    /// If `FAILPOINTS` has another format.
+    /// If `FAILPOINTS` has a wrong format.
     #[must_use]
     pub fn arm() -> FailScenario<'static> {
         HAND.get_or_init(|| {
             let (sender, orders) = channel::<Order>();
             std::thread::spawn(move || {
                 for Order { signal, done } in orders {
-                    // SAFETY: `raise` takes a number, and has no other preconditions. It returns
-                    // after the process has stopped and was continued.
+                    // SAFETY: `raise` has no preconditions. It returns after the process was
+                    // stopped and continued.
                     unsafe { libc::raise(signal) };
                     drop(done);
                 }
@@ -115,7 +116,7 @@ mod armed {
         let (done, wait) = channel();
         let hand = HAND.get().expect("faults are armed by `arm`");
         if hand.send(Order { signal, done }).is_ok() {
-            // Nobody sends: it ends when the other side is dropped.
+            // Nothing is sent. This returns when the other side drops the sender.
             let _ = wait.recv();
         }
         Ok(())

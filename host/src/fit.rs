@@ -1,6 +1,6 @@
-//! The rules for settings that don't fit the queues of a service. No I/O.
+//! The checks that a host's settings are compatible with its queues. No I/O.
 //!
-//! `host doctor` shows all findings, and `host run` warns of problems.
+//! `host doctor` shows all findings. `host run` logs the problems as warnings.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use crate::queue::Facts;
 use crate::shell;
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// All is well.
+    /// No problem.
     Ok,
-    /// Worth knowing.
+    /// Useful information.
     Note,
-    /// A run would work, and may lose time, money or tasks.
+    /// A run works, but may lose time, money or tasks.
     Warn,
-    /// A run would not work.
+    /// A run does not work.
     Problem,
 }
 
-/// Something that was found about a setting, a queue, a bucket or the machine.
+/// A result of a check of a setting, a queue, a bucket or the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// What it is about, such as `queue fq://./queue`.
+    /// The subject, such as `queue fq://./queue`.
     pub subject: String,
     /// What was found.
     pub text: String,
@@ -43,7 +43,7 @@ impl Finding {
         Self { level, subject: subject.to_owned(), text: text.into(), cure: None }
     }
 
-    /// The finding with what to do about it.
+    /// Adds what to do about the finding.
     pub fn cure(self, cure: impl Into<String>) -> Self {
         Self { cure: Some(cure.into()), ..self }
     }
@@ -55,42 +55,42 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The settings of a host that have to fit its queues.
+/// The settings of a host that must be compatible with its queues.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// URL of the queue with tasks.
+    /// The URL of the task queue.
     pub queue: String,
-    /// URL of the error queue.
+    /// The URL of the error queue.
     pub error_queue: String,
     /// How long a lease lasts without renewal.
     pub lease: Duration,
-    /// How long an execution may take.
+    /// The maximum time of an execution.
     pub timeout: Duration,
-    /// The table of settings that the timeout is from.
+    /// The table of settings that sets the timeout, if any.
     pub table: Option<String>,
-    /// Attempts of a task.
+    /// The maximum number of attempts of a task.
     pub max_attempts: u32,
 }
 
-/// How the queues of a host are set up, as far as their service tells.
+/// The settings of a host's queues, as far as their service reports them.
 #[derive(Debug, Default)]
 pub struct Queues {
-    /// The queue with tasks.
+    /// The task queue.
     pub tasks: Facts,
     /// The error queue.
     pub errors: Option<Facts>,
-    /// The queue to which the service itself moves messages.
+    /// The dead-letter queue.
     pub dead_letters: Option<Facts>,
-    /// The queue is a service's, where requests cost money.
+    /// Whether the task queue belongs to a service, where requests cost money.
     pub is_remote: bool,
 }
 
-/// A shorter lease costs a renewal every few seconds.
+/// A shorter lease needs a renewal every few seconds.
 const SHORT_LEASE: Duration = Duration::from_secs(30);
-/// Messages that are kept for less time may be gone after a night.
+/// With a shorter retention period, messages may be deleted overnight.
 const SHORT_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
-/// Finds what does not fit, the worst first.
+/// Returns the findings, most severe first.
 pub fn judge(settings: &Settings, queues: &Queues) -> Vec<Finding> {
     let mut findings = Vec::new();
     receives(settings, &queues.tasks, &mut findings);
@@ -115,10 +115,10 @@ pub fn judge(settings: &Settings, queues: &Queues) -> Vec<Finding> {
     findings
 }
 
-/// A receive limit that leaves fewer deliveries than this for hosts that are killed is worth a warning.
+/// A warning is given if fewer deliveries than this are left for hosts that are killed.
 const FEW_DELIVERIES: u32 = 5;
 
-/// Compares how often the service delivers a message with the attempts of a task.
+/// Compares the service's receive limit with the attempts of a task.
 fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     let Some(limit) = tasks.receive_limit else { return };
     let attempts = settings.max_attempts;
@@ -160,7 +160,7 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Compares how long a message can be leased with how long a host leases it.
+/// Compares the service's maximum lease duration with the host's lease and timeout.
 fn leases(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
     let subject = &queue(settings);
     if let Some(longest) = queues.tasks.max_lease {
@@ -198,7 +198,7 @@ fn leases(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Compares how long messages are kept with how long they are needed.
+/// Compares the retention periods with the time that messages are needed.
 fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) {
     let Some(kept) = queues.tasks.retention else { return };
     let attempts = settings.timeout.saturating_mul(settings.max_attempts);
@@ -263,7 +263,7 @@ mod tests {
         Facts { max_lease: Some(12 * HOUR), retention: Some(4 * DAY), ..Facts::default() }
     }
 
-    /// Expects one finding with this level and text, or none but notes.
+    /// Expects one finding with this level and text, or nothing above a note.
     #[track_caller]
     fn check(settings: &Settings, tasks: Facts, want: Option<(Level, &str)>) {
         check_all(settings, Queues { tasks, is_remote: true, ..Queues::default() }, want);
@@ -302,7 +302,7 @@ mod tests {
         let mut patient = settings();
         patient.max_attempts = 6;
         check(&patient, limited(6), Some((Level::Problem, "up to 6 attempts")));
-        // If a release does not count as a delivery, only hosts that die use up the limit.
+        // If a release does not count as a delivery, only hosts that are killed use up the limit.
         let told = |n| Facts { receive_limit: Some(n), ..facts() };
         check(&settings(), told(1), Some((Level::Problem, "delivers a message once")));
         check(&settings(), told(3), Some((Level::Warn, "were killed 3 times")));

@@ -1,8 +1,8 @@
 //! Fleets: workers that an existing engine runs, such as Slurm or AWS Batch.
 //!
-//! The engine holds all state. A fleet is found again by its name from any machine, and nothing of
-//! this program stays behind when a command has ended. One file per engine implements [`Engine`];
-//! what is the same for all engines is in [`policy`].
+//! The engine holds all state. Any machine can find a fleet by its name, and a command leaves no
+//! process or file of this program behind. One file per engine implements [`Engine`]; the rules
+//! that all engines share are in [`policy`].
 
 mod address;
 #[cfg(feature = "fleet-aws")]
@@ -39,45 +39,49 @@ pub use address::{Address, AddressError};
 pub use name::{FleetName, NameError};
 pub use spec::Spec;
 
-/// Something that runs workers. It holds all state of a fleet; this program holds none.
+/// A service or program that runs workers. The engine holds all state of a fleet; this program
+/// holds none.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// The times that all engines of this kind keep.
+    /// The time limits of all engines of this kind.
     fn times(&self) -> Times;
 
-    /// Checks what can be known before anything is started: that the engine is there and would accept
-    /// such workers. Returns how many of them it could run, if it says so.
+    /// Checks, without starting anything, that the engine can be reached and would accept such
+    /// workers. Returns the number of workers it could run, if the engine reports it.
     async fn check(&self, spec: &Spec) -> Result<Option<Capacity>, EngineError>;
 
-    /// What the engine would be asked for, in its own language. Asks nobody.
+    /// The requests that would start the workers, as a script or document for the engine. Sends no
+    /// request.
     fn render(&self, spec: &Spec, workers: u32) -> Result<String, EngineError>;
 
-    /// Asks for this many more workers of a fleet. Returns what was asked for, for people.
+    /// Starts this number of additional workers. Returns a description of the request, for people.
     async fn start(&self, spec: &Spec, workers: u32) -> Result<String, EngineError>;
 
-    /// The workers of a fleet. `None` if the engine knows no fleet of this name.
+    /// The workers of a fleet. `None` if the engine has no fleet of this name.
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError>;
 
     /// The names of all fleets of this engine.
     async fn fleets(&self) -> Result<BTreeSet<FleetName>, EngineError>;
 
-    /// What workers wrote to standard error.
+    /// The lines that workers wrote to standard error.
     async fn logs(
         &self,
         fleet: &FleetName,
         wanted: &Logs,
     ) -> Result<BoxStream<'static, Result<Line, EngineError>>, EngineError>;
 
-    /// Stops workers. Returns when the engine has accepted that, before they have stopped.
+    /// Stops workers. Returns when the engine has accepted the request, before the workers have
+    /// stopped.
     async fn stop(&self, fleet: &FleetName, which: Stop) -> Result<(), EngineError>;
 }
 
-/// The times of an engine.
+/// The time limits of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// The longest time between SIGTERM and SIGKILL that can be asked for. `None` if any can.
+    /// The longest time between SIGTERM and SIGKILL that the engine accepts. `None` if it has no
+    /// limit.
     pub stop: Option<Duration>,
-    /// The usual time until workers run, with some to spare.
+    /// The usual time until workers run, with a margin.
     pub start: Duration,
 }
 
@@ -86,7 +90,7 @@ pub struct Times {
 pub struct Capacity {
     /// The number of workers.
     pub workers: u32,
-    /// What limits it, such as `the maxvCpus of the compute environments of queue spot`.
+    /// The limit, such as `the maxvCpus of the compute environments of queue spot`.
     pub limit: String,
 }
 
@@ -100,7 +104,7 @@ pub struct Status {
     /// When the fleet was started.
     #[serde(skip)]
     pub since: Option<SystemTime>,
-    /// [`Spec::digest`] of what was asked for last.
+    /// The [`Spec::digest`] of the latest request for workers.
     #[serde(skip)]
     pub digest: String,
     /// The `HOST_*` variables of the workers, which say where their queue is.
@@ -111,23 +115,23 @@ pub struct Status {
 /// Workers by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// They were asked for and have not started.
+    /// Workers that were requested and have not started.
     pub waiting: u32,
-    /// They run.
+    /// Workers that run.
     pub running: u32,
-    /// They have ended with exit code 0.
+    /// Workers that ended with exit code 0.
     pub ended: u32,
-    /// They have ended in another way, or could not be started.
+    /// Workers that ended in another way, or could not be started.
     pub failed: u32,
 }
 
 impl Counts {
-    /// Workers that run, or will.
+    /// Workers that run, or that wait to start.
     pub fn alive(&self) -> u32 {
         self.waiting + self.running
     }
 
-    /// Workers that have started.
+    /// Workers that run, or that ended with exit code 0.
     pub fn started(&self) -> u32 {
         self.running + self.ended
     }
@@ -140,7 +144,7 @@ pub struct Reason {
     pub state: Trouble,
     /// The number of workers.
     pub workers: u32,
-    /// The reason, in the words of the engine.
+    /// The reason, as the engine states it.
     pub reason: String,
 }
 
@@ -148,13 +152,13 @@ pub struct Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trouble {
-    /// It waits.
+    /// The worker waits.
     Waiting,
-    /// It has failed.
+    /// The worker has failed.
     Failed,
 }
 
-/// Which lines of which workers.
+/// Selects log lines and workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Logs {
     /// The number of one worker. `None` for all of them.
@@ -177,39 +181,39 @@ pub struct Line {
 /// Which workers to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Those that have not started.
+    /// Workers that have not started.
     Waiting,
-    /// All. Those that run get SIGTERM and finish or release their tasks.
+    /// All workers. Running workers get SIGTERM, and finish or release their tasks.
     All,
 }
 
-/// What an engine could not do.
+/// An error of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// Something that was asked for is wrong for this engine. Nothing was started.
+    /// The request does not fit this engine. Nothing was started.
     #[error("{problem}")]
     Unfit {
         /// What is wrong.
         problem: String,
-        /// What to do about it.
+        /// How to fix it.
         cure: Option<String>,
     },
-    /// The engine could not be reached, or it refused.
+    /// The engine could not be reached, or it refused the request.
     #[error("{engine}: {doing} failed: {problem}")]
     Failed {
         /// The engine's address.
         engine: String,
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// What it answered.
+        /// The problem, as the engine states it.
         problem: String,
-        /// What to do about it.
+        /// How to fix it.
         cure: Option<String>,
     },
 }
 
 impl EngineError {
-    /// What to do about it.
+    /// How to fix the error.
     pub fn cure(&self) -> Option<&str> {
         match self {
             Self::Unfit { cure, .. } | Self::Failed { cure, .. } => cure.as_deref(),
@@ -217,19 +221,19 @@ impl EngineError {
     }
 }
 
-/// How engines are reached.
+/// The settings for access to engines.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The AWS region. `None`: as for the AWS tools.
+    /// The AWS region. `None`: the region that the AWS tools would use.
     pub region: Option<String>,
-    /// Variables of this process.
+    /// The environment variables of this process.
     pub environment: Environment,
 }
 
-/// The engine at an address. Asks nobody.
+/// Creates the client of an engine. Sends no request to the engine.
 ///
 /// # Errors
-/// If this program was built without it.
+/// If this program was built without the engine, or the engine's settings are incomplete.
 pub async fn open(address: &Address, access: &Access) -> Result<Box<dyn Engine>, EngineError> {
     match address {
         Address::Docker { context } => {
@@ -263,7 +267,7 @@ fn absent(address: &Address) -> EngineError {
     }
 }
 
-/// The reasons of workers, counted: the most frequent first.
+/// The reasons of workers with their numbers, the most frequent reason first.
 pub fn reasons(all: impl IntoIterator<Item = (Trouble, String)>) -> Vec<Reason> {
     let mut counted = BTreeMap::<(Trouble, String), u32>::new();
     for reason in all {

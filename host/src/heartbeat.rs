@@ -1,10 +1,10 @@
-//! Heartbeats: each host writes what it is doing as a small object, so that people see a fleet without
-//! a server.
+//! Heartbeats: each host writes its current state as a small object, so that people can watch a
+//! fleet without a server.
 //!
-//! A heartbeat lies beside the queue's messages if the queue is a directory, and else in the bucket
-//! (`place.rs`). A host replaces its heartbeat from time to time and removes it at its end
-//! (`writer.rs`). One that is not replaced any more tells readers that its host is silent
-//! (`reader.rs`). Nothing of a task depends on heartbeats.
+//! A heartbeat is stored beside the queue's messages if the queue is a directory, and otherwise in
+//! the bucket (`place.rs`). A host replaces its heartbeat regularly and removes it when it ends
+//! (`writer.rs`). If a heartbeat is no longer replaced, readers treat its host as silent
+//! (`reader.rs`). Tasks do not depend on heartbeats.
 
 mod place;
 mod reader;
@@ -21,21 +21,21 @@ pub use place::{Place, PlaceError};
 pub use reader::{Heard, Reader};
 pub use writer::Heart;
 
-/// The most bytes of a heartbeat.
+/// The maximum size of a heartbeat, in bytes.
 pub const LONGEST: usize = 64 << 10;
-/// The most running tasks of a heartbeat. Those that have run longest are kept.
+/// The maximum number of running tasks in a heartbeat. The longest-running tasks are kept.
 const MOST_RUNNING: usize = 100;
-/// The time between two heartbeats of a host that does not say it.
+/// The interval of a host whose heartbeat does not contain its interval.
 const USUAL: Duration = Duration::from_secs(30);
-/// After this many intervals without a heartbeat, a host is silent.
+/// A host is silent after this number of intervals without a heartbeat.
 const MISSED: u32 = 3;
-/// The shortest time after which a host is silent. Some file systems store times in steps of two
+/// The minimum time after which a host is silent. Some file systems store times in steps of two
 /// seconds.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(3);
-/// Heartbeats that are older than this are neither read nor kept.
+/// Older heartbeats are not read, and hosts remove them.
 const TOO_OLD: Duration = Duration::from_secs(24 * 3600);
 
-/// What a host says of itself. The fields are those of [`Snapshot`], and the interval.
+/// The state of a host. The fields are those of [`Snapshot`], and the interval.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Heartbeat {
@@ -47,8 +47,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The heartbeat as JSON of at most [`LONGEST`] bytes. Where that is too little, the end of each
-    /// list is left out.
+    /// The heartbeat as JSON of at most [`LONGEST`] bytes. If it would be longer, each list loses
+    /// entries at its end.
     fn into_bytes(mut self) -> Bytes {
         let snapshot = &mut self.snapshot;
         snapshot.running.truncate(MOST_RUNNING);
@@ -71,13 +71,13 @@ impl Heartbeat {
         }
     }
 
-    /// Reads a heartbeat. None if it is not one.
+    /// Parses a heartbeat. `None` if the bytes are not one.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let heartbeat: Self = serde_json::from_slice(bytes).ok()?;
         (!heartbeat.snapshot.host.id.is_empty()).then_some(heartbeat)
     }
 
-    /// After how much time without another heartbeat the host is silent.
+    /// The time without another heartbeat after which the host is silent.
     fn silence(&self) -> Duration {
         let every = Duration::try_from_secs_f64(self.every_seconds).unwrap_or(USUAL);
         let every = if every.is_zero() { USUAL } else { every };

@@ -1,17 +1,19 @@
-//! The tasks that a host holds, from their lease to the end of their guest: those that run, and
-//! those that wait for a slot.
+//! The tasks that a host holds, from their lease to the end of their guest: running tasks, and
+//! tasks that wait for a slot.
 //!
-//! A permit stands for each. There is one per slot, and one more for each task that will start within
-//! seconds, as `pace.rs` counts them. So a host with short tasks fetches inputs while others run, and
-//! a host with long tasks leaves what it can't start soon to other hosts.
+//! Each held task has a permit. There is one permit per slot, and one more for each task that is
+//! expected to start within a few seconds; `pace.rs` makes that estimate. A host with short tasks
+//! therefore fetches inputs while other tasks run. A host with long tasks leaves the tasks that it
+//! cannot start soon to other hosts.
 //!
-//! Tasks may take longer than those before. Then a task that has waited for as long as it was meant
-//! to wait, and would wait for as long again, is released for other hosts. After that, and when the
-//! queue had no task to hold ahead, the host takes none ahead until one of its slots is free. So two
-//! hosts never pass a task to and fro.
+//! Tasks may take longer than earlier ones. A task is released for other hosts if it has waited for
+//! the time within which it should have started, and is not expected to start within the same time
+//! from now. After such a release, and after the queue had no task to hold ahead, the host holds no
+//! task ahead until one of its slots is free. Two hosts therefore never pass a task back and forth.
 //!
-//! A task that may kill its host runs alone. The others are released before it starts, so that their
-//! messages don't wait for the end of their leases, nor count a delivery without an end.
+//! A task that may kill its host runs alone. The others are released before it starts. Their
+//! messages then do not wait until their leases expire, and no delivery of them has an unknown
+//! outcome.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,28 +26,28 @@ use tokio::time::Instant;
 
 use crate::pace::Pace;
 
-/// Tasks that are expected to start within this time are held ahead, as long as their inputs arrive
-/// at once. The time that inputs took to arrive lately is added.
+/// Tasks that are expected to start within this time are held ahead. The recent average time to
+/// fetch inputs is added.
 const SOON: Duration = Duration::from_secs(5);
-/// The most that is added.
+/// The maximum time added for fetching inputs.
 const LONGEST_FETCH: Duration = Duration::from_secs(30);
 /// The weight of the last fetch in the average is one divided by this.
 const SMOOTHING: u32 = 8;
-/// How often the host looks at the tasks that wait, and at its pace while tasks are short.
+/// How often the host checks the waiting tasks, and its pace while tasks are short.
 const LOOK: Duration = Duration::from_millis(200);
-/// The same at most, while tasks are long and none waits.
+/// The maximum time between two checks while tasks are long and none waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
-/// A host that holds as many tasks as it may holds them for this long without another thought.
+/// While the number of permits is at its maximum, it is not computed again for this time.
 const RECENT: Duration = Duration::from_millis(20);
-/// The part of a task's usual time that may pass between two looks.
+/// The time between two checks is a task's usual time divided by this.
 const PART: u32 = 50;
 
-/// How many tasks a host holds beyond one per slot.
+/// How many tasks a host holds in addition to one per slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldAhead {
-    /// Always this many, however long they wait.
+    /// Always this number, however long the tasks wait.
     Always(usize),
-    /// Those that will start soon, and at most this many.
+    /// The tasks that will start soon, but at most this number.
     Soon(usize),
 }
 
@@ -64,19 +66,19 @@ pub struct Holds {
 
 #[derive(Debug)]
 struct State {
-    /// The tasks that wait for their inputs or for a slot, in the order in which they were leased.
+    /// Tasks that wait for their inputs or for a slot, in the order in which they were leased.
     waiting: BTreeMap<u64, Waiting>,
-    /// Since when the tasks that run have had their slots.
+    /// When each running task got its slot.
     running: BTreeMap<u64, Instant>,
-    /// The task that runs alone, or will.
+    /// The task that runs alone or waits to run alone.
     alone: Option<u64>,
     next: u64,
     pace: Pace,
-    /// How long inputs took to arrive lately.
+    /// The recent average time to fetch a task's inputs.
     fetch: Duration,
-    /// All permits.
+    /// The number of permits, including `surplus`.
     permits: usize,
-    /// Permits to take away when they are returned.
+    /// The number of permits to remove when they are returned.
     surplus: usize,
     /// When the number of permits was last decided.
     adjusted: Option<Instant>,
@@ -91,11 +93,11 @@ struct State {
 struct Waiting {
     /// When it was leased.
     since: Instant,
-    /// Notified when it has to be released. It may have started meanwhile.
+    /// Notified when the task must be released. The task may have started in the meantime.
     released: Arc<Notify>,
 }
 
-/// A task that is held, until this is dropped.
+/// A held task. Dropping the value ends the hold.
 #[derive(Debug)]
 pub struct Hold {
     holds: Arc<Holds>,
@@ -106,7 +108,7 @@ pub struct Hold {
 }
 
 impl Holds {
-    /// For a host with that many slots.
+    /// Creates the holds of a host with this number of slots.
     pub fn new(slots: usize, ahead: HeldAhead) -> Arc<Self> {
         let permits = match ahead {
             HeldAhead::Always(count) => slots + count,
@@ -134,8 +136,9 @@ impl Holds {
         })
     }
 
-    /// Waits until enough permits are free to be worth a request for up to `batch` messages, and takes
-    /// up to `most`. Half of the tasks that are held ahead are left to work on meanwhile.
+    /// Waits until enough permits are free for a request for up to `batch` messages, and takes up
+    /// to `most` permits. It waits for at most half of the permits for tasks held ahead, so that
+    /// the host has tasks to run during the request.
     pub async fn admit(&self, batch: usize, most: usize) -> Vec<OwnedSemaphorePermit> {
         loop {
             let ahead = self.adjusted().permits().saturating_sub(self.slots);
@@ -156,7 +159,7 @@ impl Holds {
             {
                 permits.push(permit);
             }
-            // Much may have happened during the wait.
+            // The number of permits may have changed during the wait.
             let mut state = self.adjusted();
             while state.surplus > 0
                 && let Some(permit) = permits.pop()
@@ -182,8 +185,8 @@ impl Holds {
         hold
     }
 
-    /// When all slots are taken, so that a task leased now would be held ahead: the time after which
-    /// a slot is expected to be free.
+    /// If all slots are taken, so that a task leased now would be held ahead: the time until a slot
+    /// is expected to be free.
     pub fn until_free(&self) -> Option<Duration> {
         let state = self.state.lock();
         let is_taken = state.waiting.len() >= self.free(&state);
@@ -191,7 +194,7 @@ impl Holds {
             .then(|| state.pace.first_end(state.ages(Instant::now())))
     }
 
-    /// The queue had no task to hold ahead.
+    /// Records that the queue had no task to hold ahead.
     pub fn found_none_ahead(&self) {
         self.state.lock().is_resting = true;
     }
@@ -201,8 +204,8 @@ impl Holds {
         self.state.lock().freed
     }
 
-    /// Follows the pace of the tasks: changes how many are held ahead, and has tasks released that
-    /// would wait too long.
+    /// Follows the pace of the tasks: changes the number of tasks held ahead, and releases tasks
+    /// that would wait too long.
     pub async fn keep_pace(&self) -> Infallible {
         if let HeldAhead::Always(_) = self.ahead {
             return std::future::pending().await;
@@ -220,14 +223,14 @@ impl Holds {
         }
     }
 
-    /// Does what [`Holds::keep_pace`] does from time to time.
+    /// One check of [`Holds::keep_pace`].
     fn look(&self, now: Instant) {
         let state = &mut *self.state.lock();
         self.release_late(state, now);
         self.adjust(state, now);
     }
 
-    /// None while no task is held.
+    /// The time until the next check. `None` while no task is held.
     fn until_next_look(&self) -> Option<Duration> {
         let state = self.state.lock();
         if !state.waiting.is_empty() {
@@ -241,11 +244,11 @@ impl Holds {
         Some((usual / PART).clamp(LOOK, LONGEST_LOOK))
     }
 
-    /// The state, with as many permits as there should be now.
+    /// Locks the state and brings the number of permits up to date.
     fn adjusted(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         let (now, most) = (Instant::now(), self.most());
-        // While tasks are short, nothing changes between thousands of calls.
+        // While tasks are short, this is called thousands of times without a change.
         let is_recent = state.adjusted.is_some_and(|at| now - at < RECENT);
         if !is_recent || state.permits() != most {
             self.adjust(&mut state, now);
@@ -253,13 +256,13 @@ impl Holds {
         state
     }
 
-    /// The most permits that there may be.
+    /// The maximum number of permits.
     fn most(&self) -> usize {
         let (HeldAhead::Always(count) | HeldAhead::Soon(count)) = self.ahead;
         self.slots + count
     }
 
-    /// Changes the number of permits to what it should be now.
+    /// Sets the number of permits to the number wanted now.
     fn adjust(&self, state: &mut State, now: Instant) {
         let (wanted, had) = (self.wanted(state, now), state.permits());
         state.adjusted = Some(now);
@@ -289,7 +292,7 @@ impl Holds {
         }
         let running = state.running.len();
         if state.alone.is_some() {
-            // No other can start.
+            // No other task can start.
             return running + state.waiting.len();
         }
         if state.is_resting {
@@ -299,7 +302,7 @@ impl Holds {
         (running + starts).clamp(self.slots, self.most())
     }
 
-    /// How many tasks will start soon.
+    /// The number of tasks that are expected to start soon.
     fn starts(&self, state: &State, now: Instant, enough: usize) -> usize {
         state.pace.starts_within(state.soon(), self.free(state), state.ages(now), enough)
     }
@@ -308,7 +311,8 @@ impl Holds {
         self.slots.saturating_sub(state.running.len())
     }
 
-    /// Has tasks released that have waited long enough and won't start soon, the newest first.
+    /// Releases tasks that have waited long enough and are not expected to start soon, newest
+    /// first.
     fn release_late(&self, state: &mut State, now: Instant) {
         if let HeldAhead::Always(_) = self.ahead {
             return;
@@ -334,7 +338,7 @@ impl Holds {
 }
 
 impl State {
-    /// The permits that are not to be taken away.
+    /// The number of permits without those that are to be removed.
     fn permits(&self) -> usize {
         self.permits - self.surplus
     }
@@ -345,38 +349,38 @@ impl State {
         self.permits -= 1;
     }
 
-    /// For how long the tasks that run have run.
+    /// How long each running task has run.
     fn ages(&self, now: Instant) -> impl Iterator<Item = Duration> {
         self.running.values().map(move |since| now.saturating_duration_since(*since))
     }
 
-    /// The time within which tasks have to start that are held ahead.
+    /// Tasks that are expected to start within this time are held ahead.
     fn soon(&self) -> Duration {
         SOON + self.fetch.min(LONGEST_FETCH)
     }
 }
 
 impl Hold {
-    /// Waits until the task has to be released, because it would wait too long.
+    /// Waits until the task must be released because it would wait too long.
     pub fn released(&self) -> impl Future<Output = ()> + use<> {
         let released = self.released.clone();
         async move { released.notified().await }
     }
 
-    /// The task's inputs are here.
+    /// Records that the task's inputs have been fetched.
     pub fn has_inputs(&self) {
         let took = self.since.elapsed();
         let fetch = &mut self.holds.state.lock().fetch;
         *fetch = *fetch - *fetch / SMOOTHING + took / SMOOTHING;
     }
 
-    /// The task can't run for a while, and leaves its permit to another.
+    /// The task cannot run for a while. Gives its permit to other tasks.
     pub fn leave(&mut self) {
         self.holds.state.lock().waiting.remove(&self.number);
         self.give_permit_back();
     }
 
-    /// Waits for a permit, if the task has left.
+    /// Waits for a permit if the task has none after [`Hold::leave`].
     pub async fn come_back(&mut self) {
         if self.permit.is_none() {
             // The semaphore is never closed.
@@ -385,8 +389,9 @@ impl Hold {
         }
     }
 
-    /// The task may kill its host and is to run alone. Unless the number of tasks held ahead is
-    /// fixed, no other may wait meanwhile: of two such tasks, the second is released like any other.
+    /// The task may kill its host and must run alone. Unless the number of tasks held ahead is
+    /// fixed, all other waiting tasks are released. If two tasks must run alone, the second is
+    /// released as well.
     pub fn is_to_be_alone(&self) {
         let state = &mut *self.holds.state.lock();
         let now = Instant::now();
@@ -395,7 +400,7 @@ impl Hold {
         self.holds.adjust(state, now);
     }
 
-    /// The task waits for its inputs or for a slot.
+    /// Records that the task waits for its inputs or for a slot.
     pub fn waits(&self) {
         let state = &mut *self.holds.state.lock();
         if state.waiting.is_empty() && state.running.is_empty() {
@@ -406,7 +411,7 @@ impl Hold {
         state.waiting.insert(self.number, waiting);
     }
 
-    /// The task has a slot from now on.
+    /// Records that the task has a slot.
     pub fn runs(&self) {
         self.runs_since(Instant::now());
     }
@@ -417,7 +422,7 @@ impl Hold {
         state.running.insert(self.number, now);
     }
 
-    /// The task's slot is free.
+    /// Records that the task's slot is free.
     pub fn has_run(&self) {
         self.has_run_at(Instant::now());
     }
@@ -472,7 +477,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Leases as many tasks as the host wants.
+    /// Leases as many tasks as the host has permits for.
     fn lease(holds: &Arc<Holds>, now: Instant) -> Vec<Hold> {
         holds.look(now);
         let permits = std::iter::from_fn(|| holds.permits.clone().try_acquire_owned().ok());
@@ -483,7 +488,7 @@ mod tests {
         hold.runs_since(now);
     }
 
-    /// Runs a task from beginning to end.
+    /// Runs a task from start to end.
     fn run(hold: Hold, now: Instant, took: Duration) {
         begin(&hold, now);
         hold.has_run_at(now + took);

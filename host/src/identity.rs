@@ -1,8 +1,8 @@
-//! Which worker of a fleet this host is: the engine that started it, and its names there.
+//! The identity of this host in its fleet: the engine that started it, and its names there.
 //!
-//! Engines say so in environment variables. The metadata service of an ECS task adds the log
-//! stream. Reports, the log and the summary of a run have this, so that people find the log of the
-//! host that ran a task.
+//! Engines set environment variables. The metadata service of an ECS task adds the log stream.
+//! Reports, the log and the summary of a run contain the identity, so that people can find the log
+//! of the host that executed a task.
 
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
@@ -16,12 +16,12 @@ use crate::environment::Environment;
 /// The variables that `host fleet up` sets for the hosts it starts.
 pub const VARIABLES: [&str; 3] = ["HOST_FLEET", "HOST_WORKER", "HOST_WORKER_INDEX"];
 
-/// How long the metadata service of ECS may take.
+/// The time limit for the metadata service of ECS.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of each name.
+/// The maximum length of each name, in bytes.
 const LONGEST: usize = 256;
 
-/// What starts and stops hosts.
+/// An engine that starts and stops hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -33,18 +33,18 @@ pub enum Engine {
     K8s,
     /// Slurm.
     Slurm,
-    /// Docker, without one of the above.
+    /// Docker, without one of the engines above.
     Docker,
-    /// Podman, without one of the above.
+    /// Podman, without one of the engines above.
     Podman,
 }
 
 impl Engine {
-    /// How long running tasks may take to finish after SIGTERM, if nobody says otherwise: little
-    /// enough that a host can release tasks before SIGKILL.
+    /// The default grace period of running tasks after SIGTERM. It is short enough that a host can
+    /// release tasks before SIGKILL.
     ///
-    /// AWS Batch, ECS, Kubernetes and Slurm kill 30 s after SIGTERM, and GKE takes a spot node away
-    /// after 15 s. Docker and Podman kill after 10 s.
+    /// AWS Batch, ECS, Kubernetes and Slurm kill a worker 30 s after SIGTERM, and GKE takes a spot
+    /// node away after 15 s. Docker and Podman kill after 10 s.
     pub fn grace(self) -> Duration {
         match self {
             Self::Batch | Self::Ecs | Self::K8s | Self::Slurm => Duration::from_secs(10),
@@ -53,7 +53,7 @@ impl Engine {
     }
 }
 
-/// The names of one worker. Only what is known is written.
+/// The names of one worker. Unknown fields are not serialized.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Identity {
@@ -70,7 +70,7 @@ pub struct Identity {
     /// The job of AWS Batch or Slurm.
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<String>,
-    /// Which attempt of the job this is, from 1.
+    /// The number of the job's attempt, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     job_attempt: Option<u64>,
     /// The job queue of AWS Batch.
@@ -89,7 +89,7 @@ pub struct Identity {
     cluster: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
-    /// Where CloudWatch keeps the log.
+    /// The log group and log stream in CloudWatch.
     #[serde(skip_serializing_if = "Option::is_none")]
     log_group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,15 +98,16 @@ pub struct Identity {
 
 static OF_PROCESS: LazyLock<Identity> =
     LazyLock::new(|| Identity::of(&Environment::of_process(), container()));
-/// The same with what a metadata service adds.
+/// The identity with the additions of a metadata service.
 static LOOKED_UP: OnceLock<Identity> = OnceLock::new();
 
-/// What is known now about this process.
+/// The identity of this process, as far as it is known now.
 pub fn of_process() -> &'static Identity {
     LOOKED_UP.get().unwrap_or(&OF_PROCESS)
 }
 
-/// Asks the metadata service of ECS, if this is a task of it. Returns what is known then.
+/// Asks the metadata service of ECS, if this process runs in an ECS task. Returns the identity as
+/// known then.
 pub async fn look_up() -> &'static Identity {
     let environment = Environment::of_process();
     if let Some(url) = environment.get("ECS_CONTAINER_METADATA_URI_V4") {
@@ -120,7 +121,7 @@ pub async fn look_up() -> &'static Identity {
     of_process()
 }
 
-/// The part of ECS's answer that is used.
+/// The relevant part of the answer of ECS.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Container {
@@ -156,9 +157,10 @@ async fn of_ecs(url: &str) -> Result<Container, String> {
         .map_err(|error| format!("answers what it should not: {error}"))
 }
 
-/// The program of a container, if this process is its main one: only that is sent its signals.
+/// The container program, if this process is the container's main process: only the main process
+/// gets the signals of the container.
 fn container() -> Option<Engine> {
-    // A small program such as tini may start the host, and passes signals on.
+    // A small init program such as tini may start the host. It passes signals on.
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if own != 1 && parent != 1 {
@@ -173,7 +175,7 @@ fn container() -> Option<Engine> {
 }
 
 impl Identity {
-    /// What the variables of a process say. `container` is the program of its container.
+    /// The identity according to the variables of a process. `container` is its container program.
     pub fn of(environment: &Environment, container: Option<Engine>) -> Self {
         let name = |variable: &str| environment.get(variable).map(shortened);
         let number = |variable: &str| environment.get(variable)?.trim().parse::<u64>().ok();
@@ -222,7 +224,7 @@ impl Identity {
         }
     }
 
-    /// The same with what ECS says.
+    /// This identity with the answer of ECS.
     fn with(&self, found: Container) -> Self {
         let name = |name: Option<String>| name.as_deref().map(shortened);
         let Container { labels, log_options } = found;
@@ -235,22 +237,22 @@ impl Identity {
         }
     }
 
-    /// What started this host, if that is known.
+    /// The engine that started this host, if known.
     pub fn engine(&self) -> Option<Engine> {
         self.engine
     }
 
-    /// True if nothing is known.
+    /// True if no field is known.
     pub fn is_unknown(&self) -> bool {
         *self == Self::default()
     }
 
-    /// True for the worker with the number 0, of which a fleet has one.
+    /// True for the worker with the number 0. A fleet has one such worker.
     pub fn is_first(&self) -> bool {
         self.index == Some(0)
     }
 
-    /// The names and their values as text, such as `job=4711_3`.
+    /// The fields as text, such as `job=4711_3`.
     pub fn words(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
         let Some(fields) = value.as_object() else { return String::new() };
@@ -262,7 +264,7 @@ impl Identity {
     }
 }
 
-/// A name that fits a report.
+/// A name, cut to [`LONGEST`] bytes.
 fn shortened(name: &str) -> String {
     let end = name.char_indices().map(|(at, c)| at + c.len_utf8());
     let end = end.take_while(|end| *end <= LONGEST).last().unwrap_or(0);
@@ -318,7 +320,7 @@ mod tests {
             }),
         );
         check(&[("SLURM_JOB_ID", "4714")], json!({"engine": "slurm", "job": "4714"}));
-        // The launcher knows better.
+        // The launcher's variables take precedence.
         check(
             &[
                 ("HOST_FLEET", "night"),

@@ -1,9 +1,9 @@
-//! Reads JSON without changing it, the standard's and Python's, and writes it with escapes.
+//! Reads standard JSON and Python's JSON without changing it, and writes JSON with escapes.
 //!
-//! Python's `json` module also writes and reads the numbers `NaN`, `Infinity` and `-Infinity`.
-//! The standard has no such numbers and `serde_json` refuses them, so messages are read here. A
-//! [`Value`] is the text of a value: numbers keep their digits, and objects keep the order and the
-//! spelling of their fields.
+//! Python's `json` module also writes and reads the numbers `NaN`, `Infinity` and `-Infinity`. The
+//! standard does not have these numbers, and `serde_json` rejects them, so this module reads
+//! messages. A [`Value`] is the text of a value: numbers keep their digits, and objects keep the
+//! order and the spelling of their fields.
 
 mod escaping;
 
@@ -12,11 +12,11 @@ use std::fmt;
 
 pub use escaping::to_line;
 
-/// The nesting of arrays and objects that every reader accepts. `serde_json` reads 128 levels, and
-/// Python about a thousand.
+/// The deepest nesting of arrays and objects that every reader accepts. `serde_json` reads 128
+/// levels, and Python about a thousand.
 const SAFE_DEPTH: usize = 100;
-/// The characters of a number that every reader accepts. Python reads integers of 4,300 digits, and
-/// Java's most used reader numbers of 1,000 characters.
+/// The longest number, in characters, that every reader accepts. Python reads integers of 4,300
+/// digits, and Java's most used reader reads numbers of 1,000 characters.
 const SAFE_NUMBER: usize = 1000;
 
 /// The text of one JSON value, without the white space around it.
@@ -27,7 +27,7 @@ pub struct Value<'a>(&'a str);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SyntaxError {
     expected: &'static str,
-    /// The text ended.
+    /// The text ended at this place.
     is_end: bool,
     line: usize,
     column: usize,
@@ -48,7 +48,7 @@ impl fmt::Display for SyntaxError {
 /// Checks that a text is a JSON value.
 ///
 /// # Errors
-/// Says where the text is not JSON.
+/// Says at which line and column the text is not JSON.
 pub fn parse(text: &str) -> Result<Value<'_>, SyntaxError> {
     Scanner::new(text).whole()
 }
@@ -59,8 +59,8 @@ impl<'a> Value<'a> {
         self.0
     }
 
-    /// True if every reader of JSON accepts the value. False for numbers that only Python writes,
-    /// numbers of more than 1,000 characters, halves of surrogate pairs, and more than 100 levels.
+    /// True if every reader of JSON accepts the value. False if it has numbers that only Python
+    /// writes, numbers of more than 1,000 characters, unpaired surrogates, or more than 100 levels.
     pub fn is_portable(self) -> bool {
         let mut scanner = Scanner::new(self.0);
         scanner.whole().is_ok()
@@ -87,8 +87,8 @@ impl<'a> Value<'a> {
         self.0.starts_with('"')
     }
 
-    /// The unescaped text of a string. None for other values, and for a string with half of a
-    /// surrogate pair.
+    /// The unescaped text of a string. None for other values, and for a string with an unpaired
+    /// surrogate.
     pub fn string(self) -> Option<Cow<'a, str>> {
         let inside = self.0.strip_prefix('"')?.strip_suffix('"')?;
         if inside.contains('\\') {
@@ -131,14 +131,14 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// Reads a text once. Nesting takes a byte of the heap for each level, and no stack.
+/// Reads a text once. Each level of nesting takes one byte of the heap and no stack.
 #[derive(Debug, Clone)]
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
     has_python_numbers: bool,
     has_half_pairs: bool,
-    /// Characters of the longest number so far.
+    /// The length of the longest number so far.
     longest_number: usize,
     /// The deepest level so far.
     depth: usize,
@@ -156,7 +156,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next value of an array or object that ends with this byte. None at its end.
+    /// The next value of an array or object that `closing` ends. None at its end.
     fn next_in(&mut self, closing: u8) -> Option<Value<'a>> {
         self.space();
         self.eat(b',');
@@ -164,7 +164,7 @@ impl<'a> Scanner<'a> {
         if self.peek() == Some(closing) { None } else { self.value().ok() }
     }
 
-    /// The one value of the text.
+    /// The only value of the text.
     fn whole(&mut self) -> Result<Value<'a>, SyntaxError> {
         let value = self.value()?;
         self.space();
@@ -182,7 +182,7 @@ impl<'a> Scanner<'a> {
         Ok(Value(self.text.get(start..self.at).unwrap_or_default()))
     }
 
-    /// Goes to the end of a value.
+    /// Moves to the end of a value.
     fn skip(&mut self) -> Result<(), SyntaxError> {
         // The closing byte of each open array or object.
         let mut open: Vec<u8> = Vec::new();
@@ -283,7 +283,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The unit of UTF-16 in an escape, from its `u`.
+    /// The UTF-16 code unit of an escape. Begins at its `u`.
     fn unit(&mut self) -> Result<u32, SyntaxError> {
         self.at += 1;
         let digits = self.text.as_bytes().get(self.at..self.at + 4).unwrap_or_default();
@@ -302,7 +302,7 @@ impl<'a> Scanner<'a> {
             self.has_python_numbers = true;
             return Ok(());
         }
-        // A number that begins with zero is zero, or has a point next.
+        // No other digit may follow a leading zero.
         if !self.eat(b'0') {
             self.digits()?;
         }
@@ -376,7 +376,7 @@ mod tests {
 
     use super::*;
 
-    /// JSON, almost JSON, and texts of no kind.
+    /// JSON, almost JSON, and random texts.
     fn almost_json() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             any::<f64>().prop_map(|n| serde_json::Value::from(n).to_string()),

@@ -1,6 +1,6 @@
 //! Untrusted names that become paths: task names, bucket prefixes and keys.
 //!
-//! They are checked here once, before any I/O. A value of these types can be joined to a directory
+//! Names are checked here once, before any I/O. A value of these types can be joined to a directory
 //! or a prefix without escaping it.
 
 use std::borrow::Borrow;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use crate::plain;
 
-/// The first segments of keys that belong to the host: receipts of finished tasks.
+/// The first segment of the keys of receipts, which is reserved for the host.
 pub const RECEIPTS: &str = "_receipts";
-/// The same: heartbeats of hosts.
+/// The first segment of the keys of heartbeats, which is reserved for the host.
 pub const HOSTS: &str = "_hosts";
 /// The longest key, in bytes of UTF-8: the limit of S3 and Google Cloud Storage.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -49,7 +49,7 @@ pub enum KeyError {
     /// Looks like a URL.
     #[error("starts with a URL scheme; it has to be a plain relative path")]
     Scheme,
-    /// Among the keys that belong to the host.
+    /// Is reserved for the host.
     #[error("is in `{RECEIPTS}` or `{HOSTS}`, which are reserved for the host")]
     Reserved,
     /// Too long for a bucket or a file system.
@@ -73,13 +73,13 @@ impl BucketKey {
     /// Checks `text`.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// The rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
         Ok(Self(text.into()))
     }
 
-    /// A key that the host makes of its own names.
+    /// A key that the host builds from its own names.
     pub(crate) fn internal(text: &str) -> Self {
         debug_assert!(check(text).is_ok(), "{text}");
         Self(text.into())
@@ -88,7 +88,7 @@ impl BucketKey {
     /// Checks the key of a new object. Existing objects may have characters that new ones may not.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// The rule that `text` breaks.
     pub fn of_output(text: &str) -> Result<Self, KeyError> {
         let key = Self::new(text)?;
         check_plain(text)?;
@@ -105,7 +105,7 @@ impl BucketKey {
         Path::new(&*self.0)
     }
 
-    /// True for a key that belongs to the host: neither an input nor an output of a task.
+    /// True for a key that is reserved for the host: neither an input nor an output of a task.
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)
     }
@@ -138,13 +138,13 @@ impl Prefix {
     /// Checks `text`, which has to name at least one segment.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// The rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
         Ok(Self(text.into()))
     }
 
-    /// A prefix that the host makes of its own names.
+    /// A prefix that the host builds from its own names.
     pub(crate) fn internal(text: &str) -> Self {
         debug_assert!(check(text).is_ok(), "{text}");
         Self(text.into())
@@ -192,7 +192,7 @@ impl TaskName {
     /// Checks `text`.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// The rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, KeyError> {
         check(text)?;
         check_plain(text)?;
@@ -273,7 +273,7 @@ fn check(text: &str) -> Result<(), KeyError> {
     }
     for (i, segment) in text.split('/').enumerate() {
         match segment {
-            // `s3://bucket/key`, and `file:/etc/passwd`.
+            // For example `s3://bucket/key` or `file:/etc/passwd`.
             _ if i == 0 && segment.ends_with(':') => return Err(KeyError::Scheme),
             "" => return Err(KeyError::EmptySegment),
             "." => return Err(KeyError::Dots(".")),
@@ -291,7 +291,7 @@ fn check(text: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Checks that a base directory is not among the keys that belong to the host.
+/// Checks that a base directory is not reserved for the host.
 ///
 /// # Errors
 /// [`KeyError::Reserved`].
@@ -299,7 +299,7 @@ pub fn check_not_reserved(base_directory: &str) -> Result<(), KeyError> {
     if is_reserved(base_directory) { Err(KeyError::Reserved) } else { Ok(()) }
 }
 
-/// Some file systems ignore case and invisible characters.
+/// Ignores case and invisible characters, because some file systems do.
 fn is_reserved(text: &str) -> bool {
     let first = text.split('/').next().unwrap_or_default();
     let seen = first.chars().filter(|c| plain::is_plain(*c)).flat_map(char::to_uppercase);

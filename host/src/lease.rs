@@ -1,8 +1,9 @@
-//! Leases that are renewed for as long as their tasks are held.
+//! Leases, renewed while their tasks are held.
 //!
-//! [`Leases`] leases messages and renews all held leases in a tokio task of its own, so that a slow
-//! download or upload can't let a lease end. When a lease is lost anyway, its token is cancelled
-//! and nothing more is done under it. A queue that does not renew leases is an outage.
+//! [`Leases`] leases messages and renews all held leases in a separate tokio task, so that a slow
+//! download or upload cannot cause a lease to expire. If a lease is lost anyway, its token is
+//! cancelled and no further operation is done under it. A failure of the queue to renew leases is
+//! an outage.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,8 +23,9 @@ use crate::system::suspended;
 
 /// A lease is renewed when this fraction of its duration is left.
 const RENEW_AT: f64 = 0.5;
-/// Where one request renews several leases, those with less than this left are renewed with one that
-/// is due. So all leases of a host with long tasks come to be due at the same time.
+/// If one request can renew several leases and one of them is due, all leases with less than this
+/// fraction left are renewed with it. After a while, all leases of a host with long tasks are due
+/// at the same time.
 const RENEW_WITH: f64 = 0.8;
 /// How long the queue's last answer about a lease counts as current.
 const RECENT: Duration = Duration::from_secs(1);
@@ -43,7 +45,7 @@ struct Shared {
     duration: Duration,
     leases: Mutex<HashMap<u64, Arc<LeaseState>>>,
     next: AtomicU64,
-    /// When the last released message becomes visible again.
+    /// The latest time at which a released message becomes visible again.
     returns: Mutex<Option<Instant>>,
 }
 
@@ -51,7 +53,7 @@ struct Shared {
 struct LeaseState {
     id: String,
     /// `None` once the lease is settled or lost. Locked during each call to the queue, so that a
-    /// renewal and a settlement never use the same receipt at once.
+    /// renewal and a settlement never use the same receipt at the same time.
     receipt: tokio::sync::Mutex<Option<Receipt>>,
     /// The receipt of a lost lease.
     stale: Mutex<Option<Receipt>>,
@@ -62,9 +64,9 @@ struct LeaseState {
 /// When a lease ends.
 #[derive(Clone, Copy)]
 struct Term {
-    /// By a clock that stands still while the machine is suspended.
+    /// By a clock that does not advance while the machine is suspended.
     until: Instant,
-    /// How long the machine had been suspended until then.
+    /// The total time that the machine had been suspended when `until` was set.
     suspended: Duration,
     /// When the queue confirmed it.
     confirmed: Instant,
@@ -80,7 +82,7 @@ impl Term {
     }
 }
 
-/// A leased message. Dropping the lease without settling lets it end by itself.
+/// A leased message. A lease that is dropped without a settlement is not renewed and expires.
 pub struct Lease {
     message: Message,
     number: u64,
@@ -101,8 +103,8 @@ pub enum Settlement<'a> {
 }
 
 impl Leases {
-    /// Leases messages of `queue` for `duration`, or for as long as the queue allows. Leases are
-    /// renewed on `runtime`, which tasks' file calls must not block.
+    /// Leases messages of `queue` for `duration`, or for the queue's maximum if that is shorter.
+    /// Leases are renewed on `runtime`, which tasks' file operations must not block.
     pub fn new(
         queue: Arc<dyn Queue>,
         duration: Duration,
@@ -141,20 +143,20 @@ impl Leases {
         Ok(messages.into_iter().map(|message| shared.add(message, now)).collect())
     }
 
-    /// When the last message that was released here becomes visible again.
+    /// The latest time at which a message that this host released becomes visible again.
     pub fn last_return(&self) -> Option<Instant> {
         *self.shared.returns.lock()
     }
 }
 
-/// The name of an outage of renewing leases.
+/// The name of the outage in which leases cannot be renewed.
 pub fn renewing(queue: &dyn Queue) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "renewing leases of {queue}"))
 }
 
-/// A lease that could not be settled.
+/// The result of a failed settlement.
 pub struct Unsettled {
-    /// Why.
+    /// Why the settlement failed.
     pub error: QueueError,
     /// The lease, if the host still holds it.
     pub lease: Option<Lease>,
@@ -190,7 +192,7 @@ impl Shared {
         Lease { message, number, state, shared: self.clone(), started: false }
     }
 
-    /// When a lease ends that was requested at `asked`.
+    /// The end of a lease that was requested at `asked`.
     fn until(&self, receipt: &Receipt, asked: Instant) -> Instant {
         self.queue.until(receipt).unwrap_or(asked + self.duration)
     }
@@ -206,7 +208,7 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
     let interval = shared.duration / CHECKS;
     let mut stopped = false;
     loop {
-        // Tasks under way keep their leases after the host stops leasing.
+        // Running tasks keep their leases after the host stops leasing.
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = stop.cancelled(), if !stopped => stopped = true,
@@ -232,7 +234,8 @@ async fn heartbeat(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// The leases of this `duration` to renew now. `is_shared`: one request renews several.
+/// Returns the leases of this `duration` to renew now. `is_shared` says that one request can renew
+/// several leases.
 fn due<'a>(
     leases: impl Iterator<Item = &'a Arc<LeaseState>> + Clone,
     now: Instant,
@@ -255,8 +258,8 @@ async fn renew(
 ) {
     let Some(current) = receipt.as_ref() else { return };
     let asked = Instant::now();
-    // An answer after the end of the lease is useless. A process that was suspended beyond the end
-    // may still find that no other host has taken the message.
+    // A response after the end of the lease is useless. But a process that was suspended beyond the
+    // end of the lease may still hold the message if no other host has leased it.
     let was_over = state.term().is_over();
     let rest = state.until().saturating_duration_since(asked);
     let answer = tokio::time::timeout(rest, shared.queue.extend(current, shared.duration)).await;
@@ -273,7 +276,7 @@ async fn renew(
             state.lose(&mut receipt);
         }
         Ok(Err(error)) => {
-            // Another process has locked this one message. Other leases may be renewable.
+            // Another process has locked this message. Other leases may be renewable.
             if shortage::is_locked(&error) {
                 tracing::debug!(message_id = state.id, "{error}");
             } else {
@@ -283,7 +286,7 @@ async fn renew(
                 state.end(&shared.queue, &mut receipt);
             }
         }
-        // An earlier try has failed if this one began late, and has reported any outage.
+        // If this renewal began late, an earlier one has failed and has reported any outage.
         Err(_) if was_over || rest < shared.duration.mul_f64(RENEW_AT / 2.0) => {
             state.end(&shared.queue, &mut receipt);
         }
@@ -357,12 +360,12 @@ impl Lease {
         }
     }
 
-    /// How long to wait for another call under this lease: until shortly after its end.
+    /// How long to wait for another operation under this lease: until shortly after the lease ends.
     fn patience(&self) -> Duration {
         self.state.until().saturating_duration_since(Instant::now()) + RECENT
     }
 
-    /// False once the lease is lost, or has ended by this machine's clock. Makes no request.
+    /// False once the lease is lost or has ended by this machine's clock. Does not send a request.
     pub fn is_ours(&self) -> bool {
         !self.state.lost.is_cancelled() && !self.state.term().is_over()
     }
@@ -377,7 +380,7 @@ impl Lease {
         }
     }
 
-    /// Records in the queue that the execution that was started has not begun.
+    /// Records in the queue that the execution recorded by [`start`](Self::start) did not begin.
     ///
     /// # Errors
     /// When the lease is lost, or the queue does not answer.
@@ -389,7 +392,8 @@ impl Lease {
         Ok(())
     }
 
-    /// True once [`start`](Self::start) has been called.
+    /// True after a successful [`start`](Self::start), unless [`take_back`](Self::take_back) undid
+    /// it.
     pub fn started(&self) -> bool {
         self.started
     }
@@ -414,7 +418,7 @@ impl Lease {
         match settled {
             Err(QueueError::Unavailable { .. }) => {}
             Err(QueueError::LeaseLost { .. }) => self.state.lose(&mut receipt),
-            // The lease needs no more renewals.
+            // A settled lease is not renewed.
             _ => *receipt = None,
         }
         settled
@@ -423,8 +427,8 @@ impl Lease {
     /// Ends the lease.
     ///
     /// # Errors
-    /// When the lease is lost: nothing was done. When the queue does not answer, the error holds
-    /// the lease, which is still renewed and can be settled later.
+    /// When the lease is lost: the operation had no effect. When the queue does not answer: the
+    /// error contains the lease, which is still renewed and can be settled later.
     pub async fn settle(self, settlement: &Settlement<'_>) -> Result<(), Unsettled> {
         let settled = self.try_settle(settlement).await;
         if let Err(QueueError::LeaseLost { .. }) = settled {
@@ -499,7 +503,7 @@ mod tests {
     #[tokio::test]
     async fn a_lease_is_kept_for_as_long_as_it_is_held() {
         let (queue, _leases, lease) = leased().await;
-        // Longer than the lease it began with.
+        // Wait longer than the first term of the lease.
         assert!(queue.lease(1, HOLD, HOLD * 2).await.unwrap().is_empty());
         assert!(!lease.lost().is_cancelled());
         settle(lease, Settlement::Ack).await.unwrap();

@@ -1,17 +1,16 @@
-//! Task Host: the life of one task, and the modules in that order.
+//! Task Host. The modules, in the order in which a task passes through them:
 //!
 //! 1. [`worker`] takes a permit ([`hold`]) and a [`lease`] on a message of the task [`queue`].
-//! 2. [`message`] decodes it into a [`message::Task`]. [`key`] checks names, [`plain`] their
-//!    characters.
-//! 3. [`prefetch`] brings the inputs from the [`bucket`] through the [`cache`] to where the guest
-//!    reads them.
+//! 2. [`message`] decodes the message into a [`message::Task`]. [`key`] checks names, and
+//!    [`plain`] checks their characters.
+//! 3. [`prefetch`] fetches the inputs from the [`bucket`] through the [`cache`].
 //! 4. [`catalog`] finds the task's component and compiles it once.
 //! 5. [`sandbox`] runs the component's three calls in a fresh instance.
 //! 6. [`publish`] writes the outputs to the bucket.
-//! 7. [`verdict`] decides what follows, and the lease is settled accordingly.
+//! 7. [`verdict`] decides whether the message is acknowledged, released or rejected.
 //!
-//! [`task`] is that list as one function; [`services`] is what tasks share. [`fleet`] starts workers
-//! on other machines.
+//! [`task`] runs these steps for one task. [`services`] holds what all tasks share. [`fleet`]
+//! starts workers on other machines.
 
 pub mod activity;
 pub mod ahead;

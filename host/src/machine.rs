@@ -1,7 +1,7 @@
-//! What this process may use of its machine: cores, memory and address space.
+//! The resources that this process may use: cores, memory and address space.
 //!
-//! The limits are those of the machine, of its control groups (a container has one), of a Slurm job,
-//! and of the process itself. The least holds.
+//! Limits come from the machine, from its control groups (such as a container's), from a Slurm job,
+//! and from the process itself. The smallest limit applies.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -13,23 +13,24 @@ use rustix::process::{Resource, getrlimit};
 use crate::environment::Environment;
 use crate::system;
 
-/// The memory that a host needs beside its tasks: its own, and the compilation of a small component.
+/// The memory that a host needs besides its tasks: for itself, and for the compilation of a small
+/// component.
 const OF_THE_HOST: ByteSize = ByteSize::mib(200);
-/// The least memory that a compilation needs.
+/// The minimum memory for a compilation.
 const LEAST_TO_COMPILE: ByteSize = ByteSize::mib(64);
-/// The address space of a task: four memories that can grow to 4 GiB, and guard pages. Little of it
-/// ever takes memory.
+/// The address space of a task: four memories that can grow to 4 GiB, and guard pages. Most of it
+/// never uses physical memory.
 pub const TASK_ADDRESSES: ByteSize = ByteSize(17 << 30);
-/// The address space of a host beside its tasks: this program and the stacks of its threads.
+/// The address space of a host besides its tasks: this program and the stacks of its threads.
 const HOST_ADDRESSES: ByteSize = ByteSize::gib(1);
 
-/// What this process may use.
+/// The resources that this process may use.
 #[derive(Debug)]
 pub struct Machine {
-    /// Cores, at least one.
+    /// The number of cores, at least one.
     cores: usize,
     memory: Option<Memory>,
-    /// Address space, if it is limited.
+    /// The limit of the address space, if any.
     addresses: Option<ByteSize>,
 }
 
@@ -38,23 +39,23 @@ pub struct Machine {
 pub struct Memory {
     /// The size.
     pub size: ByteSize,
-    /// What allows no more.
+    /// The source of the limit.
     pub source: Source,
 }
 
-/// What limits the memory of a process.
+/// The source of a memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The machine has no more.
+    /// The memory of the machine.
     Machine,
-    /// A control group, such as that of a container or of a job.
+    /// A control group, such as that of a container or a job.
     ControlGroup,
-    /// A variable of Slurm.
+    /// A variable of Slurm, with its name.
     Slurm(&'static str),
 }
 
 impl fmt::Display for Memory {
-    /// A sentence without its end: `the machine has 8.0 GiB of memory`.
+    /// Writes a sentence without a full stop: `the machine has 8.0 GiB of memory`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = self.size.display().iec();
         match self.source {
@@ -68,7 +69,7 @@ impl fmt::Display for Memory {
 }
 
 impl Machine {
-    /// What this process may use, as it was when this was asked first.
+    /// The resources that this process may use, determined at the first call.
     pub fn of_process() -> &'static Self {
         static OF_PROCESS: LazyLock<Machine> = LazyLock::new(|| Machine {
             addresses: getrlimit(Resource::As).current.map(ByteSize),
@@ -77,31 +78,31 @@ impl Machine {
         &OF_PROCESS
     }
 
-    /// The same with other variables and another root directory.
+    /// The resources according to these variables and this root directory.
     fn look(environment: &Environment, root: &Path) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let slurm = number(environment, &["SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"]);
         let cores = match slurm.and_then(|(_, cores)| usize::try_from(cores).ok()) {
-            // A job is bound to its cores only where Slurm is set up to do it.
+            // Slurm binds a job to its cores only if it is configured to do so.
             Some(of_the_job) => cores.min(of_the_job),
             None => cores,
         };
         Self { cores, memory: memory(environment, root), addresses: None }
     }
 
-    /// Cores that this process may use, at least one.
+    /// The number of cores that this process may use, at least one.
     pub fn cores(&self) -> usize {
         self.cores
     }
 
-    /// The memory that this process may use, if that is known.
+    /// The memory that this process may use, if known.
     pub fn memory(&self) -> Option<Memory> {
         self.memory
     }
 
-    /// How many tasks should run at a time: one for each core, but no more than there is memory
-    /// and address space for, and at least one. `each` is the memory that a task may use, the
-    /// host's part included.
+    /// The number of tasks to run at the same time: one for each core, but not more than memory and
+    /// address space allow, and at least one. `each` is the memory of one task, including the
+    /// host's part.
     pub fn places(&self, each: ByteSize) -> usize {
         let in_memory = self.memory.map(|memory| for_tasks(memory).as_u64() / each.as_u64().max(1));
         let addresses = self.addresses.map(|most| {
@@ -112,30 +113,30 @@ impl Machine {
         self.cores.min(fit).max(1)
     }
 
-    /// The memory with which [`places`](Self::places) is `parallel`, if there are cores for that.
+    /// The memory that makes [`places`](Self::places) return `parallel`, if there are enough cores.
     pub fn needed(parallel: usize, each: ByteSize) -> ByteSize {
         let tasks = each.as_u64().saturating_mul(parallel as u64);
-        // Of little memory, the host leaves half to tasks.
+        // With little memory, the host leaves half of it to tasks.
         ByteSize(tasks.saturating_add(OF_THE_HOST.as_u64().min(tasks)))
     }
 
-    /// The memory that all guests together may have, if the memory of this process is known.
-    /// `parallel` tasks run at a time, and the host may need `beside` for each of them.
+    /// The memory limit of all guests together, if the memory of this process is known. `parallel`
+    /// tasks run at a time, and the host may need `beside` for each of them.
     pub fn for_guests(&self, parallel: usize, beside: ByteSize) -> Option<ByteSize> {
         let all = for_tasks(self.memory?).as_u64();
         let beside = beside.as_u64().saturating_mul(parallel as u64);
-        // Hardly any task uses all of the host's part.
+        // At least half goes to guests, because few tasks use the host's whole part.
         Some(ByteSize(all.saturating_sub(beside).max(all / 2)))
     }
 
-    /// The memory for compiling a component: `usual`, or what there is if that is less.
+    /// The memory for compiling a component: `usual`, or less if there is less.
     pub fn to_compile(&self, usual: ByteSize) -> ByteSize {
         let most = self.memory.map_or(usual, |memory| usual.min(for_tasks(memory)));
         most.max(LEAST_TO_COMPILE)
     }
 }
 
-/// The memory that is left for tasks.
+/// The memory that remains for tasks.
 fn for_tasks(memory: Memory) -> ByteSize {
     let all = memory.size.as_u64();
     ByteSize(all.saturating_sub(OF_THE_HOST.as_u64()).max(all / 2))
@@ -149,7 +150,8 @@ fn memory(environment: &Environment, root: &Path) -> Option<Memory> {
     Some(Memory { size: ByteSize(size), source })
 }
 
-/// The memory that Slurm gives a job on this machine. Slurm counts in MiB, and 0 means all.
+/// The memory that Slurm allocates to a job on this machine. Slurm counts in MiB; 0 means all
+/// memory.
 fn slurm(environment: &Environment) -> Option<(u64, Source)> {
     let (variable, mib) = number(environment, &["SLURM_MEM_PER_NODE"]).or_else(|| {
         let (variable, each) = number(environment, &["SLURM_MEM_PER_CPU"])?;
@@ -159,7 +161,7 @@ fn slurm(environment: &Environment) -> Option<(u64, Source)> {
     Some((mib.saturating_mul(1 << 20), Source::Slurm(variable)))
 }
 
-/// The first of these variables that is a number above zero.
+/// The first of these variables whose value is a number above zero.
 fn number(environment: &Environment, names: &[&'static str]) -> Option<(&'static str, u64)> {
     names.iter().find_map(|name| {
         let number = environment.get(name)?.parse().ok()?;
@@ -167,7 +169,7 @@ fn number(environment: &Environment, names: &[&'static str]) -> Option<(&'static
     })
 }
 
-/// The memory limits, in bytes, of the control groups of this process and of all above them.
+/// The memory limits of this process's control groups and their ancestors, in bytes.
 fn control_groups(root: &Path) -> Vec<u64> {
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut limits = Vec::new();
@@ -181,14 +183,15 @@ fn control_groups(root: &Path) -> Vec<u64> {
             }
             _ => continue,
         };
-        // In a container the path may be that on the machine. Then only the container's own group
-        // is there, which is the mounted directory itself.
+        // In a container, this path may be the one on the machine. Then only the container's own
+        // group exists, which is the mounted directory itself.
         let parts = Path::new(group).components();
         let group: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
         for mount in mounts {
             let files = group.ancestors().map(|group| root.join(mount).join(group).join(file));
             let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
-            // `max` is no number. A limit of cgroup v1 that is not set is huge.
+            // `max` does not parse as a number. In cgroup v1, a limit that is not set is a huge
+            // number.
             limits.extend(texts.filter_map(|text| text.trim().parse::<u64>().ok()));
         }
     }
@@ -245,7 +248,7 @@ mod tests {
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ];
         check(&first, &[], ByteSize::mib(512), Source::ControlGroup);
-        // In a container without a namespace of its own for control groups, the path leads nowhere.
+        // In a container without its own cgroup namespace, the path does not exist.
         let docker = [
             ("proc/self/cgroup", "0::/docker/4711\n"),
             ("sys/fs/cgroup/memory.max", "268435456\n"),
@@ -314,7 +317,7 @@ mod tests {
         let mib = ByteSize::mib;
         assert_eq!(for_guests(mib(512), 1), mib(243));
         assert_eq!(for_guests(mib(2248), 2), mib(1910));
-        // Small or crowded: half of what there is.
+        // With little memory or many tasks, guests get half of the memory.
         assert_eq!(for_guests(mib(512), 64), mib(156));
         assert_eq!(for_guests(mib(128), 1), mib(32));
     }

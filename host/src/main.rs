@@ -11,8 +11,9 @@ use task_host::roots;
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     //
-    // Each failing file call of a guest makes an error value in wasmtime. With `RUST_BACKTRACE`
-    // set, each would capture a backtrace, in 20 microseconds. Panics still print theirs.
+    // Each failed file call of a guest creates an error value in wasmtime. With `RUST_BACKTRACE`
+    // set, each would capture a backtrace, which takes 20 microseconds. Panics still print a
+    // backtrace.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     if let Some(certificates) = roots::missing(&Environment::of_process()) {
         // SAFETY: no other thread runs yet.

@@ -1,6 +1,6 @@
-//! Decodes the text of a message into a [`Task`], and encodes one. No I/O.
+//! Decodes the text of a message into a [`Task`], and encodes a task as text. No I/O.
 //!
-//! The messages of two producers are understood. SimpleTasks writes
+//! Two producers' formats are supported. SimpleTasks writes
 //! `{"basic_info": {…}, "payload_info": …}`. python-task-queue writes
 //! `{"payload": P, "queueName": …, "id": …}`, where P is a SimpleTasks task, a registered task
 //! `{"class": "Name", …}`, or a function call `[["module", "fn"], args, kwargs, id]`.
@@ -27,15 +27,15 @@ pub struct Task {
     /// Selects the component.
     pub name: TaskName,
     /// The prefix that inputs and outputs are relative to. The bucket's root for
-    /// python-task-queue's own forms of a task, which have no base directory.
+    /// python-task-queue's registered tasks and function calls, which have no base directory.
     pub base_directory: Prefix,
-    /// The inputs in the order of the message.
+    /// The inputs, in the order of the message.
     pub inputs: Vec<BucketKey>,
     /// The JSON text of `payload_info`, byte for byte.
     pub payload: Option<String>,
 }
 
-/// Where a message is not a task, and what was expected there.
+/// The place where a message is not a task, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{at}: {problem}")]
 pub struct DecodeError {
@@ -46,7 +46,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// The text of the message could not be read, for this reason.
+    /// The error for a message whose text could not be read.
     pub(crate) fn unread(problem: &str) -> Self {
         Self::new("message", problem)
     }
@@ -63,7 +63,7 @@ impl DecodeError {
 /// Decodes the body of a message.
 ///
 /// # Errors
-/// Says where in the message something else was expected. Another attempt can't help.
+/// Says which part of the message is wrong, and what was expected. A retry can't help.
 pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     if body.len() > LONGEST {
         let size = body.len();
@@ -91,7 +91,7 @@ pub fn decode(body: &[u8]) -> Result<Task, DecodeError> {
     }
 }
 
-/// A task before it is encoded. Nothing in it is checked.
+/// A task before it is encoded. Its fields are not checked yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Draft<'a> {
     /// The producer's number for the task.
@@ -102,23 +102,23 @@ pub struct Draft<'a> {
     pub base_directory: &'a str,
     /// Keys of inputs.
     pub inputs: &'a [&'a str],
-    /// The payload as JSON, the standard's or Python's.
+    /// The payload: standard JSON or Python's JSON.
     pub payload: Option<&'a str>,
 }
 
-/// Encodes a task as the text of a message, in SimpleTasks' form.
+/// Encodes a task as the text of a message, in SimpleTasks' format.
 ///
 /// # Errors
-/// Says which part of the draft no task can have. For the payload,
-/// [`at`](DecodeError::at) is [`PAYLOAD`].
+/// Says which part of the draft is not valid. For the payload, [`at`](DecodeError::at) is
+/// [`PAYLOAD`].
 pub fn encode(draft: &Draft<'_>) -> Result<String, DecodeError> {
     let payload = draft.payload.map(check_payload).transpose()?;
     let text = text_of(&Draft { payload, ..*draft });
     decode(text.as_bytes()).map(|_| text)
 }
 
-/// The message of a task in SimpleTasks' form, whatever form it came in. The payload has the text
-/// that its producer sent.
+/// The message of a task in SimpleTasks' format, whatever format it was decoded from. The payload
+/// keeps the text that the producer sent.
 pub fn of_task(task: &Task) -> String {
     let inputs: Vec<&str> = task.inputs.iter().map(BucketKey::as_str).collect();
     text_of(&Draft {
@@ -130,7 +130,7 @@ pub fn of_task(task: &Task) -> String {
     })
 }
 
-/// The text of a message, without a check.
+/// The text of a message. Checks nothing.
 fn text_of(draft: &Draft<'_>) -> String {
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let inputs: Vec<String> = draft.inputs.iter().map(|input| json(input)).collect();
@@ -144,7 +144,7 @@ fn text_of(draft: &Draft<'_>) -> String {
     write_object([Some(("\"basic_info\"", &*info)), payload].into_iter().flatten())
 }
 
-/// The place of a task's payload in a [`DecodeError`].
+/// The value of [`DecodeError::at`] for a task's payload.
 pub const PAYLOAD: &str = "payload_info";
 
 /// Checks that a payload is JSON. Returns it without the white space around it.
@@ -162,7 +162,8 @@ pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Decodes a task with `basic_info`. `at` is its place in the message: empty, or `payload.`.
+/// Decodes a task with `basic_info`. `at` is the task's place in the message: empty, or
+/// `payload.`.
 fn simple_task(at: &str, info: Value<'_>, payload: Option<Value<'_>>) -> Result<Task, DecodeError> {
     let place = format!("{at}basic_info");
     let fields = object(&place, info)?;
@@ -246,7 +247,7 @@ fn python_task(payload: Value<'_>) -> Result<Task, DecodeError> {
     }
 }
 
-/// A task with neither a base directory nor inputs.
+/// Makes a task without base directory and inputs.
 fn bare_task(at: &str, name: &str, payload: String) -> Result<Task, DecodeError> {
     Ok(Task {
         id: -1,
@@ -300,7 +301,7 @@ fn bad_key(at: String, text: &str, error: &KeyError) -> DecodeError {
     DecodeError::new(at, format!("{:?} {error}", shorten(text)))
 }
 
-/// A JSON object. Names and values are JSON texts.
+/// Writes a JSON object. Names and values are JSON texts.
 fn write_object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = String::from("{");
     for (name, value) in fields {
@@ -317,8 +318,8 @@ fn object<'a>(at: &str, value: Value<'a>) -> Result<Fields<'a>, DecodeError> {
     value.fields().ok_or_else(|| DecodeError::expected(at, "an object", value))
 }
 
-/// The values of these fields. A field that is there twice is an error: which one counts would be
-/// unclear.
+/// The values of the fields with these names. A duplicate field is an error, because readers
+/// disagree on which one counts.
 fn pick<'a, const N: usize>(
     at: &str,
     fields: Fields<'a>,
@@ -393,8 +394,8 @@ mod tests {
                 Some("\"NoOp Task for 4:5\""),
             )),
         );
-        // A task that only computes; extra fields of the producer; an id as text; a field's
-        // name with an escape.
+        // No inputs; an extra field of the producer; an id as a string; an escape in a field's
+        // name.
         check(
             r#"{"z": [1], "basic_info": {"id": "-7", "n\u0061me": "a.b", "base_directory": "d"}}"#,
             Ok((-7, "a.b", "d", &[], None)),
@@ -439,7 +440,7 @@ mod tests {
         let bare = Draft { id: None, inputs: &[], payload: None, ..draft };
         let text = encode(&bare).unwrap();
         assert_eq!(text, r#"{"basic_info":{"name":"A","base_directory":"d/\"e\"","inputs":[]}}"#);
-        // No payload can add a field.
+        // A payload can't add a field to the message.
         let error = encode(&Draft { payload: Some("1}, \"x\": {"), ..draft }).unwrap_err();
         assert_eq!(error.at, PAYLOAD);
         let error = encode(&Draft { base_directory: "../d", ..draft }).unwrap_err();
@@ -639,7 +640,7 @@ mod tests {
         assert_eq!(decode(body.as_bytes()).unwrap().payload.unwrap().len(), many.len() + 1);
     }
 
-    /// A message that holds to the rules here and there, with the bytes of an attacker between.
+    /// Texts that follow the format of a message in part.
     fn almost_a_message() -> impl Strategy<Value = String> {
         let value = prop_oneof![
             Just("null".to_owned()),

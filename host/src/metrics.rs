@@ -1,8 +1,8 @@
-//! The metrics of a host: their names, and their values now.
+//! The metrics of a host: names and current values.
 //!
-//! A metric is named after the rules of Prometheus: base units, and a name that ends in its unit. The
-//! number of time series has a bound, although names of tasks come from messages: see
-//! `activity/names.rs`. Nothing is counted here, so a host that nobody asks pays nothing.
+//! Names follow the conventions of Prometheus: base units, and the unit as a suffix. The number of
+//! time series is bounded, although task names come from messages: see `activity/names.rs`. This
+//! module counts nothing itself, so metrics cost nothing until they are read.
 
 mod list;
 mod otel;
@@ -20,25 +20,25 @@ pub use prometheus::{CONTENT_TYPE, Metrics};
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 struct Metric {
-    /// Its name, without its unit and `_total`.
+    /// The name, without its unit and `_total`.
     name: &'static str,
     kind: Kind,
-    /// The unit, if it is not the thing that the name says.
+    /// The unit, unless the name already tells what is counted.
     unit: Option<Unit>,
     /// The labels of its series.
     labels: &'static [&'static str],
-    /// What it says, in words.
+    /// The description.
     help: &'static str,
 }
 
-/// How the values of a metric behave.
+/// How the values of a metric change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// They only grow.
+    /// The value only grows.
     Counter,
-    /// They go up and down.
+    /// The value goes up and down.
     Gauge,
-    /// They are times, by how long they were.
+    /// Durations, counted in buckets.
     Histogram,
 }
 
@@ -49,7 +49,7 @@ enum Unit {
     Seconds,
 }
 
-/// The value of one series.
+/// A sample of one time series.
 #[derive(Debug)]
 struct Sample {
     /// The values of the labels, in the order of [`Metric::labels`].
@@ -70,7 +70,7 @@ impl From<u64> for Value {
     }
 }
 
-/// What metrics are made of: taken once for all of them.
+/// The data that metrics are computed from.
 struct Seen<'a> {
     services: &'a Services,
     now: Snapshot,

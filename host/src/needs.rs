@@ -1,4 +1,5 @@
-//! What a task's plan asks for: checked, listed, and gathered as inputs. The texts are a guest's.
+//! The inputs that a task's plan asks for: checks them, lists prefixes, and gathers all inputs. The
+//! keys and prefixes come from a guest and are not trusted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,21 +14,21 @@ use crate::sandbox::{Input, Need};
 use crate::turns::Turns;
 use crate::words;
 
-/// The most inputs that a plan may ask for, those below its prefixes included.
+/// The maximum number of inputs that a plan may ask for, including those below its prefixes.
 pub const MOST_INPUTS: usize = 10_000;
-/// The most bytes of all their keys.
+/// The maximum total size of their keys in bytes.
 pub const MOST_TEXT: usize = 2 << 20;
-/// How often a plan is called for one attempt.
+/// The maximum number of calls of a plan for one attempt.
 pub const MOST_CALLS: usize = 8;
-/// Bytes that an error quotes of a key.
+/// The maximum number of bytes that an error quotes of a key.
 const MAX_QUOTED: usize = 300;
 
-/// Where plans may read, beside the base directory of their task.
+/// Where plans may read, in addition to the base directory of their task.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
     /// The prefixes that the operator allows.
     pub readable: Vec<Prefix>,
-    /// Where no plan may read, even so.
+    /// The prefixes that no plan may read, even if the operator allows a prefix above them.
     pub protected: Vec<Protected>,
 }
 
@@ -42,23 +43,23 @@ pub enum PlanError {
         /// What is wrong with it.
         problem: KeyError,
     },
-    /// A key is where the task may not read.
+    /// The task may not read this key.
     #[error("`plan` asked for `{asked}`, which is outside of {allowed}")]
     Outside {
         /// The key or prefix.
         asked: String,
-        /// Where it may read.
+        /// Where the task may read.
         allowed: String,
     },
-    /// A key is where no task may read by a plan.
+    /// No plan may read this key.
     #[error("`plan` asked for `{asked}`, where {content} are")]
     Protected {
         /// The key or prefix.
         asked: String,
-        /// Which objects are there.
+        /// A description of the objects there.
         content: &'static str,
     },
-    /// Two objects would have one path.
+    /// Two objects would have the same path.
     #[error("`plan` asked for `{one}` and `{other}`, which both would be /inputs/{path}")]
     Twice {
         /// The path.
@@ -71,7 +72,7 @@ pub enum PlanError {
     /// Too many inputs.
     #[error("`plan` asked for more than {MOST_INPUTS} inputs, which is the most{}", below(.0))]
     TooMany(Option<String>),
-    /// Too long keys.
+    /// The keys are too long together.
     #[error("`plan` asked for keys of more than {MOST_TEXT} bytes together, which is the most")]
     TooLong,
     /// Too many calls.
@@ -87,20 +88,20 @@ fn below(prefix: &Option<String>) -> String {
     prefix.as_ref().map_or_else(String::new, |prefix| format!(" (below `{prefix}`)"))
 }
 
-/// The inputs of one task: those of its message, and what its plan has asked for so far.
+/// The inputs of one task: the inputs of its message, and those that its plan has asked for so far.
 #[derive(Debug)]
 pub struct Gathered {
     base: Prefix,
     wanted: Vec<Wanted>,
-    /// The place of each path in `wanted`.
+    /// The index in `wanted` for each path.
     places: HashMap<BucketKey, usize>,
-    /// The inputs of the message, which come first.
+    /// The number of inputs from the message. They come first in `wanted`.
     given: usize,
     text: usize,
 }
 
 impl Gathered {
-    /// The inputs of the task's message.
+    /// Starts with the inputs of the task's message.
     pub fn new(task: &Task) -> Self {
         let base = task.base_directory.clone();
         let mut gathered =
@@ -113,10 +114,10 @@ impl Gathered {
         gathered
     }
 
-    /// Adds what one call of the plan asked for.
+    /// Adds the inputs that one call of the plan asked for.
     ///
     /// # Errors
-    /// For the first that the task may not have.
+    /// For the first input that the task may not read.
     pub async fn add(
         &mut self,
         needs: &[Need],
@@ -135,13 +136,13 @@ impl Gathered {
         Ok(())
     }
 
-    /// All inputs, in their order.
+    /// All inputs, in order.
     pub fn wanted(&self) -> Vec<Wanted> {
         self.wanted.clone()
     }
 
-    /// The paths for the guest: the inputs of the message as they are there, and then what was asked
-    /// for and is among `there`.
+    /// The paths for the guest: all inputs of the message, followed by the planned inputs that are
+    /// in `there`.
     pub fn listed(&self, task: &Task, there: &[Input]) -> Vec<BucketKey> {
         let there: HashSet<&BucketKey> = there.iter().map(|input| &input.path).collect();
         let planned = self.wanted[self.given..].iter().map(|wanted| &wanted.path);
@@ -152,7 +153,7 @@ impl Gathered {
         let refused = |problem| PlanError::Key { asked: quoted(asked), problem };
         let (base, text) = self.origin(asked);
         let path = BucketKey::new(text).map_err(refused)?;
-        // The whole key may be too long.
+        // The complete key may be too long even if the path is not.
         let key = BucketKey::new(base.join(&path).as_str()).map_err(refused)?;
         self.check(asked, &Prefix::internal(key.as_str()), reach)?;
         self.insert(Wanted { path, key, is_optional })
@@ -179,7 +180,7 @@ impl Gathered {
         let mut listing = bucket.list(&prefix);
         while let Some(listed) = listing.next().await {
             let key = listed.map_err(|error| unlisted(&prefix, error))?.key;
-            // A prefix may have a protected one below it.
+            // A protected prefix may be below this one.
             if key.is_reserved() || reach.protecting(&Prefix::internal(key.as_str())).is_some() {
                 continue;
             }
@@ -193,7 +194,7 @@ impl Gathered {
         for key in found {
             let path = match base.is_root() {
                 true => key.clone(),
-                // All keys below the prefix are below the base.
+                // All keys below `prefix` are below `base`.
                 false => BucketKey::internal(&key.as_str()[base.as_str().len() + 1..]),
             };
             self.insert(Wanted { path, key, is_optional: false })?;
@@ -201,7 +202,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Where the text of a need begins: at the bucket's root after a slash, else at the base.
+    /// Splits the text of a need into its base and the rest. After a leading slash the base is the
+    /// bucket's root, otherwise the base directory.
     fn origin<'a>(&self, asked: &'a str) -> (Prefix, &'a str) {
         match asked.strip_prefix('/') {
             Some(text) => (Prefix::root(), text),
@@ -218,7 +220,7 @@ impl Gathered {
         if let Some(content) = reach.protecting(prefix) {
             return Err(PlanError::Protected { asked: quoted(prefix.as_str()), content });
         }
-        // Without a base directory, the message says nothing about where the task may read.
+        // Without a base directory, the message does not say where the task may read.
         let is_below_base = !self.base.is_root() && prefix.is_within(&self.base);
         if is_below_base || reach.readable.iter().any(|readable| prefix.is_within(readable)) {
             return Ok(());
@@ -234,7 +236,7 @@ impl Gathered {
     fn insert(&mut self, wanted: Wanted) -> Result<(), PlanError> {
         if let Some(place) = self.places.get(&wanted.path) {
             let there = &mut self.wanted[*place];
-            // One call may need what another one could do without.
+            // One call may require an input that is optional in another call.
             there.is_optional &= wanted.is_optional;
             return match there.key == wanted.key {
                 true => Ok(()),
@@ -270,7 +272,7 @@ impl Gathered {
 }
 
 impl Reach {
-    /// What is at `prefix` that no plan may read, if there is anything.
+    /// A description of the protected objects at `prefix`, if there are any.
     fn protecting(&self, prefix: &Prefix) -> Option<&'static str> {
         let part = self.protected.iter().find(|part| prefix.is_within(&part.prefix));
         part.map(|part| part.content)
@@ -278,7 +280,7 @@ impl Reach {
 }
 
 fn unlisted(prefix: &Prefix, error: BucketError) -> PrefetchError {
-    // The root has no name.
+    // The name of the root is empty.
     let name = if prefix.is_root() { "objects" } else { prefix.as_str() };
     let name = BucketKey::internal(name);
     PrefetchError::from_cache(&name, &name, error.into())

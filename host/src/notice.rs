@@ -1,9 +1,9 @@
-//! Notices of a cloud that it takes this machine away: a spot machine is needed elsewhere, or the
-//! machine is to be stopped.
+//! Watches for notices that the cloud will take this machine away, because it reclaims a spot
+//! machine or stops the machine.
 //!
-//! Each cloud tells its machines by a metadata service of its own, at an address without TLS that
-//! only the machine reaches. Which cloud this is, the machine's description says; nothing is asked
-//! on a machine of no cloud.
+//! Each cloud announces this through its own metadata service, at an address without TLS that only
+//! the machine can reach. The machine's firmware tells which cloud it is. On a machine outside
+//! these clouds, no request is sent.
 
 mod aws;
 mod azure;
@@ -23,26 +23,27 @@ use crate::identity::Engine;
 
 pub use machine::Machine;
 
-/// The wait between two questions, and after many that failed.
+/// The wait between two requests: the usual one, and the longest one after failures.
 const OFTEN: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(60);
-/// How long an answer may take.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How much time a notice gives that does not say so.
+/// The time until the end, if a notice does not tell it.
 const SHORTEST: Duration = Duration::from_secs(30);
-/// Of that time, what a host needs after its tasks: to release them, and for a last poll.
+/// The part of that time that a host needs after its tasks end: to release messages, and for a last
+/// poll.
 const TO_RELEASE: Duration = Duration::from_secs(15);
-/// How long running tasks have in any case.
+/// The minimum time for running tasks.
 const LEAST: Duration = Duration::from_secs(3);
 
-/// Whose notices a host heeds.
+/// The notices that a host reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notices {
-    /// Those of the cloud that this machine is in.
+    /// Notices of the cloud that runs this machine.
     Auto,
-    /// Those of this cloud.
+    /// Notices of this cloud.
     Of(Cloud),
-    /// None.
+    /// No notices.
     Off,
 }
 
@@ -57,18 +58,18 @@ pub enum Cloud {
     Azure,
 }
 
-/// The machine will be taken away.
+/// The cloud will take the machine away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// What will happen, for people.
+    /// What will happen, as text for people.
     pub text: String,
-    /// The time until then.
+    /// The time until it happens.
     pub left: Duration,
 }
 
 impl Notice {
-    /// A notice of something at a time, or soon if there is none. `most` is how long before such
-    /// notices come: clocks may differ.
+    /// A notice for this time, or for [`SHORTEST`] from now if the time is unknown. `most` is how
+    /// early such notices come at most; it limits the effect of a clock that differs.
     fn at(text: String, time: Option<SystemTime>, most: Duration) -> Self {
         let left = time.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         let seconds = left.unwrap_or(SHORTEST).min(most).as_secs();
@@ -81,12 +82,12 @@ impl Notice {
     }
 }
 
-/// What a metadata service says now.
+/// The answer of a metadata service.
 enum Seen {
     /// No notice.
     Nothing,
     Notice(Notice),
-    /// There will be no notices on this machine, for this reason.
+    /// This machine will never get a notice, for this reason.
     Never(&'static str),
 }
 
@@ -97,7 +98,7 @@ trait Service: fmt::Display + Send {
     async fn look(&mut self) -> Result<Seen, Problem>;
 }
 
-/// Why it is not known whether there is a notice.
+/// Why a metadata service could not be read.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
     #[error(transparent)]
@@ -114,7 +115,7 @@ impl Problem {
     }
 }
 
-/// The answer to `what` if its status is 200, or nothing if it is 404.
+/// The answer to `what` if its status is 200, or `None` if it is 404.
 async fn get(
     what: &'static str,
     question: &Question<'_>,
@@ -131,12 +132,13 @@ async fn get(
 /// Waits for a notice.
 pub struct Watcher {
     service: Box<dyn Service>,
-    /// Nobody asked for these notices, so that it is no problem if there are none.
+    /// The user did not request these notices, so a missing service is not a problem.
     is_auto: bool,
 }
 
 impl Watcher {
-    /// The watcher for these notices, if there can be any. `engine` is what started this host.
+    /// The watcher for these notices, if there can be any. `engine` is the engine that started this
+    /// host.
     pub fn find(
         notices: Notices,
         environment: &Environment,
@@ -146,7 +148,7 @@ impl Watcher {
         let cloud = match notices {
             Notices::Of(cloud) => Some(cloud),
             Notices::Off => None,
-            // Kubernetes and Fargate stop their containers with a signal in time.
+            // Kubernetes and Fargate announce the end of a container with a signal in time.
             Notices::Auto if engine == Some(Engine::K8s) => None,
             Notices::Auto if environment.get("AWS_EXECUTION_ENV") == Some("AWS_ECS_FARGATE") => {
                 None
@@ -164,7 +166,7 @@ impl Watcher {
         Some(Self { service, is_auto: notices == Notices::Auto })
     }
 
-    /// Returns when there is a notice. A service that fails is asked again, less and less often.
+    /// Returns when there is a notice. After failures, the wait between requests grows.
     pub async fn notice(&mut self) -> Notice {
         let mut failures = 0;
         loop {

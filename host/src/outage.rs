@@ -1,10 +1,10 @@
-//! Outages: services and operations that do not work now. Each is logged once, waited out, and shown
-//! by `/readyz`.
+//! Outages: services and operations that do not work now. The host logs each outage once, waits
+//! until it ends, and shows it in `/readyz`.
 //!
 //! An outage is named after a service (`s3://data`) or an operation (`writing to s3://data`,
 //! `storing inputs in the cache /var/cache`). It begins with a failure and ends when the same
-//! operation works. If the operation can be tried by itself, the outage has a probe. Otherwise the
-//! next task that needs the operation tries it.
+//! operation succeeds. If the host can try the operation by itself, the outage has a probe.
+//! Otherwise, the next task that needs the operation tries it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,15 +17,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// The longest wait between two tries of a failing operation. A host notices the end of an outage
+/// The maximum wait between two tries of a failing operation. A host notices the end of an outage
 /// within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// How often the host checks for new probes during an outage that can't be probed.
+/// How often the host looks for new probes while no outage has one.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// An outage that begins again within this time counts as the same one: a disk that is almost full
-/// takes one file but not the next.
+/// An outage that begins again within this time counts as the same outage: for example, an almost
+/// full disk accepts one file but not the next.
 const SAME: Duration = Duration::from_secs(60);
 
 /// Tries the operation that failed.
@@ -38,9 +38,9 @@ pub struct Outages {
     /// The number of outages.
     count: watch::Sender<usize>,
     ended: Notify,
-    /// Outages that are over, by name.
+    /// Outages that have ended, by name.
     over: Mutex<BTreeMap<String, Over>>,
-    /// Outages that have begun.
+    /// The number of outages that have begun.
     begun: AtomicU64,
 }
 
@@ -67,7 +67,7 @@ struct Over {
 
 struct Outage {
     since: Instant,
-    /// Tries so far. Failures that come between two tries don't count.
+    /// The number of tries. Failures between two tries don't count.
     tries: u32,
     next_try: Instant,
     problem: String,
@@ -84,7 +84,7 @@ impl fmt::Debug for Outage {
 }
 
 impl Outage {
-    /// The wait doubles with each try, and differs between hosts.
+    /// Sets the time of the next try. The wait doubles with each try, and varies between hosts.
     fn step(&mut self, now: Instant) {
         let full = Duration::from_millis(500 << self.tries.min(6)).min(LONGEST_WAIT);
         self.next_try = now + full.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -94,12 +94,12 @@ impl Outage {
 
 impl Outages {
     /// Reports the failure of an operation that can't be probed. Logs the first failure. Returns
-    /// how long to wait before the next try; many failures at once count as one try.
+    /// the wait before the next try. Concurrent failures count as one try.
     pub fn begins(&self, service: &dyn fmt::Display, problem: &dyn fmt::Display) -> Duration {
         self.begin(service, problem, None)
     }
 
-    /// The same for an operation that `probe` can try by itself.
+    /// Like [`Outages::begins`], for an operation that `probe` can try.
     pub fn begins_until(
         &self,
         service: &dyn fmt::Display,
@@ -174,15 +174,15 @@ impl Outages {
         }
     }
 
-    /// Reports that `service` worked once. Ignored while the service is being probed.
+    /// Reports that `service` worked once. Ignored while the outage has a probe.
     pub fn ends_unless_probed(&self, service: &dyn fmt::Display) {
         if self.any() && !self.is_probed(&service.to_string()) {
             self.ends(service);
         }
     }
 
-    /// Whether an outage of `service` explains the failure of an operation that began at `since`: the
-    /// service is being probed, or had an outage that ended after `since`.
+    /// Whether an outage of `service` explains the failure of an operation that began at `since`:
+    /// the outage is being probed, or it ended after `since`.
     pub fn covers(&self, service: &dyn fmt::Display, since: Instant) -> bool {
         let service = service.to_string();
         self.is_probed(&service)
@@ -204,7 +204,7 @@ impl Outages {
         *self.count.borrow() > 0
     }
 
-    /// The number of outages now.
+    /// The current number of outages.
     pub fn count(&self) -> usize {
         *self.count.borrow()
     }
@@ -220,7 +220,7 @@ impl Outages {
         let _ = self.count.subscribe().wait_for(|count| *count > 0).await;
     }
 
-    /// How long to wait until operations that can't be probed may be tried again.
+    /// The wait until operations that can't be probed may be tried again.
     pub fn pause_of_unprobed(&self) -> Duration {
         let out = self.out.lock();
         let unprobed = out.values().filter(|outage| outage.probe.is_none());
@@ -237,7 +237,7 @@ impl Outages {
         }
     }
 
-    /// Runs the probes of all outages. Never ends.
+    /// Runs the probes of all outages. Never returns.
     pub async fn keep_probing(&self) {
         loop {
             self.begun().await;
@@ -271,7 +271,7 @@ impl Outages {
         probed.min_by_key(|(_, at, _)| *at)
     }
 
-    /// The problem of each outage, in words.
+    /// The problem of each outage, as text.
     pub fn problems(&self) -> Vec<String> {
         self.out.lock().values().map(|outage| outage.problem.clone()).collect()
     }
@@ -308,7 +308,7 @@ mod tests {
         assert!(!outages.is_out(&"s3://b") && outages.is_out(&"sqs://q"));
         outages.ends(&"sqs://q");
         assert!(outages.problems().is_empty());
-        // It worked only briefly: the wait keeps growing.
+        // The service worked only briefly, so the wait continues to grow.
         assert!(outages.begins(&"s3://b", &"again") >= LONGEST_WAIT / 2);
         outages.ends(&"s3://b");
         let later = Instant::now() + SAME;

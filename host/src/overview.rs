@@ -1,6 +1,8 @@
-//! All hosts of a queue, the queue, and why tasks failed: what `host top` and `host dashboard` show.
+//! The data of `host top` and `host dashboard`: all hosts of a queue, the queue, and why tasks
+//! failed.
 //!
-//! It is read from the hosts' heartbeats, the queue's counts and the error queue. Nothing is changed.
+//! The data come from the hosts' heartbeats, the queue's counts and the error queue. Nothing is
+//! changed.
 
 mod causes;
 mod counted;
@@ -17,25 +19,25 @@ use crate::queue::{Access, Address, Admin, Counts};
 use counted::Counted;
 use reports::Reports;
 
-/// What is known of a queue and its hosts. The fields are what `--json` and `/api/hosts` show.
+/// The state of a queue and its hosts. `--json` and `/api/hosts` show these fields.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Overview {
     /// The queue.
     pub queue: QueueView,
-    /// When the queue is expected to be empty, in seconds from now. None if that can't be estimated.
+    /// The time until the queue is expected to be empty, in seconds. `None` without an estimate.
     pub eta_seconds: Option<f64>,
-    /// How fast the hosts end tasks together. Silent ones don't count.
+    /// How fast all hosts together end tasks. Silent hosts don't count.
     pub rate: Rate,
-    /// The hosts: the silent ones first, the others by their ids.
+    /// The hosts, sorted by id, with silent hosts first.
     pub hosts: Vec<HostRow>,
-    /// Why tasks failed, by cause, in the reports of the error queue and as the hosts say: the most
-    /// frequent first.
+    /// Why tasks failed, by cause, from the error queue and the heartbeats. The most frequent cause
+    /// comes first.
     pub failures: Vec<Failures>,
-    /// What could not be read, in words.
+    /// What could not be read, as text.
     pub problems: Vec<String>,
 }
 
-/// A queue, as it was counted. None stands for what the queue can't count.
+/// The counts of a queue. A field is `None` if the queue can't count it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct QueueView {
     /// Its URL.
@@ -48,7 +50,7 @@ pub struct QueueView {
     pub retrying: Option<u64>,
     /// Reports in the error queue.
     pub errors: Option<u64>,
-    /// When they were counted, in seconds since 1970.
+    /// When the messages were counted, in seconds since 1970.
     pub time: f64,
 }
 
@@ -57,39 +59,39 @@ pub struct QueueView {
 pub struct HostRow {
     /// The age of its heartbeat.
     pub age_seconds: f64,
-    /// Whether it has missed several heartbeats: it was killed, or it can't write any more.
+    /// Whether the host has missed several heartbeats: it was killed, or it can't write heartbeats.
     pub is_silent: bool,
-    /// What it last said.
+    /// The content of its last heartbeat.
     pub snapshot: Snapshot,
 }
 
-/// Looks at a queue and its hosts.
+/// Reads the state of a queue and its hosts.
 pub struct Watcher {
     queue: Counted,
     reader: Reader,
     reports: Reports,
-    /// The heartbeats of the last look that could read them.
+    /// The last heartbeats that could be read.
     heard: Vec<Heard>,
-    /// When that was.
+    /// When these heartbeats were read.
     heard_at: Option<Instant>,
 }
 
-/// What a watcher looks at.
+/// The parts that a watcher reads.
 pub struct Watched {
     /// The queue.
     pub queue: Box<dyn Admin>,
-    /// Its error queue, which need not exist yet.
+    /// Its error queue, which may not exist yet.
     pub errors: Address,
-    /// How that is reached.
+    /// The settings for access to the error queue.
     pub access: Access,
-    /// The most reports to read.
+    /// The maximum number of reports to read.
     pub most_reports: u64,
-    /// Where the hosts write their heartbeats.
+    /// The place of the hosts' heartbeats.
     pub place: Place,
 }
 
 impl Watcher {
-    /// Looks at these.
+    /// A watcher of these parts.
     pub fn new(watched: Watched) -> Self {
         let Watched { queue, errors, access, most_reports, place } = watched;
         Self {
@@ -106,15 +108,15 @@ impl Watcher {
         self.queue.queue().to_string()
     }
 
-    /// What is known now. What can't be read now is as it was before, and is named in
-    /// [`Overview::problems`].
+    /// The current state. Parts that can't be read now keep their last values, and
+    /// [`Overview::problems`] names them.
     pub async fn look(&mut self) -> Overview {
         let mut problems = Vec::new();
         match self.reader.read().await {
             Ok(heard) => (self.heard, self.heard_at) = (heard, Some(Instant::now())),
             Err(error) => problems.push(format!("the heartbeats of hosts can't be read: {error}")),
         }
-        // While heartbeats can't be read, they get older.
+        // Heartbeats grow older while they can't be read.
         let since = self.heard_at.map_or(Duration::ZERO, |at| at.elapsed());
         let mut hosts = rows(&self.heard, since);
         hosts.sort_by(|a, b| {
@@ -147,8 +149,9 @@ impl Watcher {
     }
 }
 
-/// The hosts as they were heard, and so long after. Containers may have equal names and processes of
-/// equal numbers: such hosts get the names of their heartbeats as ids.
+/// The hosts of these heartbeats, which were read `since` ago. In containers, several hosts may
+/// have the same id, because names and process numbers are equal. Such hosts get the names of their
+/// heartbeats as ids.
 fn rows(heard: &[Heard], since: Duration) -> Vec<HostRow> {
     let mut ids: HashMap<&str, u64> = HashMap::new();
     for heard in heard {
@@ -165,7 +168,7 @@ fn rows(heard: &[Heard], since: Duration) -> Vec<HostRow> {
     heard.iter().map(row).collect()
 }
 
-/// The rates of all hosts that are not silent.
+/// The sum of the rates of all hosts that are not silent.
 fn together(hosts: &[HostRow]) -> Rate {
     let rates = hosts.iter().filter(|host| !host.is_silent).map(|host| host.snapshot.rate);
     let sound = |n: f64| if n.is_finite() { n.max(0.0) } else { 0.0 };
@@ -175,8 +178,8 @@ fn together(hosts: &[HostRow]) -> Rate {
     })
 }
 
-/// When the queue is empty, if all goes on as it does. None also if all tasks have been started: the
-/// rate of those before says little about the last ones.
+/// The time until the queue is empty at this rate, in seconds. `None` also if all tasks have been
+/// started, because the past rate says little about the last tasks.
 fn eta(counts: &Counts, rate: Rate) -> Option<f64> {
     match (counts.enqueued?, counts.waiting()) {
         (0, _) => Some(0.0),

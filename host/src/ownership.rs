@@ -1,14 +1,14 @@
 //! Checks the owner and permissions of directories that the host trusts.
 //!
-//! A directory of the cache must belong to the host's user or to root, and nobody else may write to
-//! it. It may be sticky instead, as `/tmp` and the root of a `tmpfs` are, because its content is
-//! checked too. A group may write if it has no other member: many systems make directories so. A
-//! link on the path, in a directory that others may write to, must belong to the host's user or to
-//! root.
+//! A directory of the cache must belong to the host's user or to root, and no other user may write
+//! to it. It may be sticky instead, as `/tmp` and the root of a `tmpfs` are, because its content is
+//! checked too. Its group may write if the group has no other member: many systems make directories
+//! with such groups. A link on the path, in a directory that others may write to, must belong to
+//! the host's user or to root.
 //!
-//! Whoever names the cache chooses the directories on its path, so their owners and groups are
-//! trusted. A directory on the path that everybody may write to and that is not sticky is reported
-//! as a risk, and no more: some container engines make volumes so.
+//! The user who names the cache chooses the directories on its path, so their owners and groups are
+//! trusted. A directory on the path that everybody may write to and that is not sticky is only
+//! reported as a risk, because some container engines make such volumes.
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +28,7 @@ use crate::dirs::for_each;
 use crate::shell;
 use crate::system::mode;
 
-/// The most links that are followed on one path, as in the kernel.
+/// The maximum number of links that are followed on one path, as in the kernel.
 const MOST_LINKS: usize = 40;
 const STICKY: u32 = 0o1000;
 const BY_GROUP: u32 = 0o020;
@@ -36,7 +36,7 @@ const BY_OTHERS: u32 = 0o002;
 /// All permissions of the group and of others.
 const BESIDE_OWNER: u32 = 0o077;
 
-/// A directory that can't be trusted, or only at a risk.
+/// A directory that can't be trusted, or that is a risk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}; {cure}")]
 pub struct NotOurs {
@@ -51,7 +51,7 @@ pub struct NotOurs {
 pub(crate) struct Us(u32);
 
 impl Us {
-    /// Asks the kernel.
+    /// The effective user of this process.
     pub(crate) fn now() -> Self {
         Self(rustix::process::geteuid().as_raw())
     }
@@ -62,7 +62,7 @@ impl Us {
     }
 }
 
-/// The metadata that the rule is about.
+/// The metadata that decides whether a directory can be trusted.
 #[derive(Debug, Clone, Copy)]
 struct Owned {
     user: u32,
@@ -91,10 +91,10 @@ impl Owned {
 }
 
 /// Checks a directory that the host trusts or will make, its path, and the directories `parts` in
-/// it. Missing ones are no problem. Returns a risk on the path.
+/// it. Missing directories are not an error. Returns a risk on the path.
 ///
 /// # Errors
-/// Names the first that can't be trusted.
+/// Names the first directory or link that can't be trusted.
 pub(crate) fn check(dir: &Path, parts: &[&str]) -> Result<Option<NotOurs>, NotOurs> {
     let us = Us::now();
     let (owned, risk) = look_along(dir, us)?;
@@ -120,7 +120,7 @@ pub(crate) fn make(dir: &Path, parts: &[&str]) -> io::Result<Option<NotOurs>> {
     for part in parts {
         make_private(&dir.join(part))?;
     }
-    // In a directory that everybody may write to, somebody else may have been quicker.
+    // In a directory that everybody may write to, another user may have made them first.
     check(dir, parts).map_err(io::Error::other)
 }
 
@@ -130,8 +130,8 @@ pub(crate) fn make(dir: &Path, parts: &[&str]) -> io::Result<Option<NotOurs>> {
 /// Errors of the system.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-        // On a disk that fails, a directory that exists can't be told from a file. Then the error
-        // of the disk is the cause.
+        // On a failing disk, an existing directory looks like a file. Then the disk's own error is
+        // returned.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::metadata(dir).and(Err(error))
         }
@@ -221,10 +221,10 @@ fn judge(us: Us, cache: &Path, dir: &Path, owned: Owned) -> Result<(), NotOurs> 
 /// the metadata of `dir`, if it exists, and the first risk.
 ///
 /// # Errors
-/// Names a link that somebody else may have made.
+/// Names a link that another user may have made.
 fn look_along(dir: &Path, us: Us) -> Result<(Option<Owned>, Option<NotOurs>), NotOurs> {
     let mut risk = None;
-    // What can't be examined can't be used either; its use reports the error.
+    // A path that can't be examined can't be used either. Its use reports the error.
     let Ok(dir) = std::path::absolute(dir) else { return Ok((None, None)) };
     let mut ahead: VecDeque<OsString> = names(&dir).collect();
     let mut at = PathBuf::from("/");
@@ -293,8 +293,8 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// True when a group has no other member than this user, by `/etc/passwd` and `/etc/group`. A group
-/// that they do not list may have any member.
+/// True when a group has no other member than this user, according to `/etc/passwd` and
+/// `/etc/group`. A group that these files do not list may have any member.
 fn is_private(group: u32, user: u32) -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     is_private_by(&read("/etc/passwd"), &read("/etc/group"), group, user)

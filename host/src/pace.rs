@@ -1,22 +1,24 @@
-//! The rule for holding tasks ahead: how many tasks will start within a given time.
+//! The estimate behind holding tasks ahead: how many tasks will start within a given time.
 //!
-//! The rule needs two things: how long the last tasks took, and for how long those that run now have
-//! run. A slot will be free in time if most recent tasks that lasted longer than the running one has
-//! lasted so far had little more to do. A task that has outlasted all of them tells that the figures
-//! are out of date; it is expected to take as much longer as it has outlasted them.
+//! The estimate uses the durations of recent tasks and the ages of the running tasks. A running
+//! task is compared with the recent tasks that took longer than its age: the share of them that
+//! ended within the given time after that age is the probability that its slot becomes free in
+//! time. If a task has run longer than all recent tasks, their durations are out of date. Then its
+//! remaining time is expected to be its age minus the longest duration.
 //!
-//! A slot that becomes free runs task after task, each for the mean time, until the given time is
-//! over. So a host with two slots and tasks of 10 ms expects about 1,000 starts within five seconds.
-//! With tasks of an hour it expects none, except shortly before one ends.
+//! A slot that becomes free runs one task after another, each for the mean duration, until the
+//! given time is over. A host with two slots and tasks of 10 ms therefore expects about 1,000
+//! starts within five seconds. With tasks of an hour it expects none, except shortly before one
+//! ends.
 //!
-//! All functions take the time as arguments, so they can be driven by any clock.
+//! All functions take times as arguments, so that any clock can be used.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How many of the last tasks are remembered.
 const RECENT: usize = 32;
-/// The shortest time that a task is taken to need.
+/// The minimum duration used for the mean.
 const SHORTEST: Duration = Duration::from_micros(1);
 
 /// How long the last tasks occupied their slots.
@@ -24,12 +26,12 @@ const SHORTEST: Duration = Duration::from_micros(1);
 pub struct Pace {
     /// In the order in which the tasks ended.
     recent: VecDeque<Duration>,
-    /// The same, the shortest first.
+    /// The same durations in ascending order.
     sorted: Vec<Duration>,
 }
 
 impl Pace {
-    /// Records for how long a task occupied its slot.
+    /// Records how long a task occupied its slot.
     pub fn record(&mut self, took: Duration) {
         if self.recent.len() == RECENT
             && let Some(oldest) = self.recent.pop_front()
@@ -42,16 +44,16 @@ impl Pace {
         self.sorted.insert(at, took);
     }
 
-    /// The median of the last tasks. `None` before any task has ended.
+    /// The median duration of the recent tasks. `None` before any task has ended.
     pub fn median(&self) -> Option<Duration> {
         self.sorted.get(self.sorted.len() / 2).copied()
     }
 
-    /// How many tasks will start within `time` on `free` slots that are free and on the slots of
-    /// tasks that have run for `ages`. Stops counting at `enough`.
+    /// The number of tasks that are expected to start within `time`, on `free` free slots and on
+    /// the slots of running tasks with these `ages`. Stops counting at `enough`.
     ///
-    /// Before any task has ended, each free slot counts for two tasks and each other for one, for as
-    /// long as its task is younger than `time`.
+    /// Before any task has ended, each free slot counts for two tasks. A taken slot counts for one
+    /// while its task is younger than `time`.
     pub fn starts_within(
         &self,
         time: Duration,
@@ -60,7 +62,7 @@ impl Pace {
         enough: usize,
     ) -> usize {
         let mean = self.mean_up_to(time * 2);
-        // The tasks that follow one another on a slot that is free for this long.
+        // The number of tasks that run one after another on a slot that is free for this long.
         let on_slot = |left: Duration| match mean {
             Some(mean) => 1.0 + (left.as_secs_f64() / mean.as_secs_f64()).floor(),
             None => 1.0,
@@ -74,12 +76,12 @@ impl Pace {
             let (share, rest) = self.ends_within(time, age);
             starts += share * on_slot(time.saturating_sub(rest));
         }
-        // Saturates.
+        // The conversion saturates.
         (starts.round() as usize).min(enough)
     }
 
-    /// When the first of the tasks that have run for `ages` is expected to end. Zero if there are
-    /// none.
+    /// The time until the first of the running tasks with these `ages` is expected to end. Zero if
+    /// there are none.
     pub fn first_end(&self, ages: impl IntoIterator<Item = Duration>) -> Duration {
         let rest = |age: Duration| {
             let longer = self.longer_than(age);
@@ -91,7 +93,8 @@ impl Pace {
         ages.into_iter().map(rest).min().unwrap_or_default()
     }
 
-    /// How likely a task that has run for `age` ends within `time`, and after how long if it does.
+    /// The probability that a task of this `age` ends within `time`, and its remaining time if it
+    /// does.
     fn ends_within(&self, time: Duration, age: Duration) -> (f64, Duration) {
         let longer = self.longer_than(age);
         if longer.is_empty() {
@@ -104,7 +107,7 @@ impl Pace {
         (soon.len() as f64 / longer.len() as f64, rest)
     }
 
-    /// The last tasks that took longer than `age`.
+    /// The durations of recent tasks that took longer than `age`.
     fn longer_than(&self, age: Duration) -> &[Duration] {
         &self.sorted[self.sorted.partition_point(|took| *took <= age)..]
     }
@@ -113,8 +116,8 @@ impl Pace {
         self.sorted.last().copied().unwrap_or_default()
     }
 
-    /// The mean, with each task counted as at most `most`: one very long task among many short ones
-    /// says little about the next few seconds.
+    /// The mean duration, with each task counted as at most `most`, because one very long task
+    /// among many short ones says little about the next few seconds.
     fn mean_up_to(&self, most: Duration) -> Option<Duration> {
         let count = u32::try_from(self.sorted.len()).ok().filter(|count| *count > 0)?;
         let sum: Duration = self.sorted.iter().map(|took| (*took).min(most)).sum();

@@ -1,9 +1,9 @@
-//! Tells plain characters from those that hide or change a text, and escapes the others.
+//! Detects and escapes characters that are invisible or that change how a text is shown.
 //!
-//! A text from outside may have characters that a reader does not see or that change how the rest
-//! is shown: controls, which a terminal obeys, marks that reverse the direction of writing, and
-//! characters without width. New names can't have them, and other texts are escaped where they are
-//! shown. Letters and combining marks of all scripts, spaces and symbols are plain.
+//! A text from outside may contain control characters, which change the state of a terminal, marks
+//! that reverse the direction of writing, and characters without width. New names can't contain
+//! such characters. Other texts are escaped where they are shown. Letters and combining marks of
+//! all scripts, spaces and symbols are plain.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -16,12 +16,13 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 /// Indents the lines after the first.
 const INDENT: &str = "    ";
 
-/// True for a character that is visible and in its place.
+/// True for a character that is visible, or a space, and does not change the text around it.
 ///
 /// False for controls (general category Cc), format characters (Cf: direction marks, joiners,
-/// spaces without width), line and paragraph separators (Zl, Zp), code points that are never shown (`Default_Ignorable_Code_Point`: variation selectors, fillers, tags) and noncharacters.
-/// Unassigned code points are plain, so that hosts with different versions of Unicode agree. So are
-/// the number signs before digits in some scripts, which are visible format characters.
+/// spaces without width), line and paragraph separators (Zl, Zp), code points that are never shown
+/// (`Default_Ignorable_Code_Point`: variation selectors, fillers, tags) and noncharacters.
+/// Unassigned code points are plain, so that hosts with different versions of Unicode agree. The
+/// visible format characters of some scripts (`Prepended_Concatenation_Mark`) are plain too.
 pub fn is_plain(c: char) -> bool {
     if matches!(c, ' '..='~') {
         return true;
@@ -46,7 +47,7 @@ pub fn first_odd(text: &str) -> Option<char> {
 }
 
 /// The text on one line, with an escape such as `\n` or `\u{202e}` for each character that is not
-/// plain. Backslashes are not escaped: the result is for people, not for parsers.
+/// plain. Backslashes are not escaped, because the result is for people and not for parsers.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if first_odd(text).is_none() {
         return Cow::Borrowed(text);
@@ -58,14 +59,14 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The same for a text of several lines. Line feeds and tabs stay. The lines after the first are
-/// indented, so that none looks like a line of its own.
+/// As [`escape`], for a text of several lines. Keeps line feeds and tabs. Indents the lines after
+/// the first, so that none looks like a separate log line.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     if first_odd(text).is_none() {
         return Cow::Borrowed(text);
     }
     let is_indented = |line: &str| line.is_empty() || line.starts_with([' ', '\t']);
-    // All lines are indented or none, so that they stay aligned.
+    // Either all lines are indented or none, so that they stay aligned.
     let indent = if text.split('\n').skip(1).all(is_indented) { "" } else { INDENT };
     let mut escaped = String::with_capacity(text.len() + 16);
     for (number, line) in text.split('\n').enumerate() {

@@ -1,9 +1,9 @@
-//! A task's inputs, from the bucket to where its guest reads them.
+//! Brings a task's inputs from the bucket to where its guest reads them.
 //!
-//! Small inputs are read into memory. Of the large ones a few are open, and the others are opened
-//! when the guest opens them. They are the cache's own files, which stay there while a task has
-//! them as inputs. A bucket that is a directory has files itself: its objects are read where they
-//! are, and checked to be unchanged when the task has ended.
+//! Small inputs are read into memory. A few of the large ones are opened, and the others are opened
+//! when the guest opens them. Large inputs are files of the cache, which keeps them while a task
+//! uses them. If the bucket is a directory, its objects are read in place instead. When the task
+//! has ended, the host checks that they did not change.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -26,23 +26,24 @@ use crate::turns::Turns;
 
 /// Inputs of up to this many bytes are kept in memory.
 const SMALL: u64 = 64 << 10;
-/// The bytes of all inputs of one task that are kept in memory.
+/// The maximum number of bytes of one task's inputs that are kept in memory.
 const MEMORY: u64 = 1 << 20;
-/// Inputs of one task that are open before its guest opens them.
+/// The maximum number of a task's inputs that are open before its guest opens them.
 const OPEN: usize = 4;
-/// Inputs of one task that are fetched at once.
+/// The maximum number of a task's inputs that are fetched at the same time.
 const AT_ONCE: usize = 8;
-/// More inputs than this are sorted on a thread that may block.
+/// If there are more inputs than this, duplicates are removed on a thread that may block.
 const SORTED_INLINE: usize = 256;
-/// How often an input is fetched again that another host removed before it was read or opened.
+/// The maximum number of fetches of an input whose blob another host evicts before it is read or
+/// opened.
 const FETCHES: usize = 5;
 
-/// An input to bring.
+/// An input to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its path below `/inputs`.
+    /// The path below `/inputs`.
     pub path: BucketKey,
-    /// Its key, from the bucket's root.
+    /// The key, from the bucket's root.
     pub key: BucketKey,
     /// Whether the object may be missing.
     pub is_optional: bool,
@@ -51,105 +52,105 @@ pub struct Wanted {
 /// The object that an input is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadObject {
-    /// Its key, from the bucket's root.
+    /// The key, from the bucket's root.
     pub key: BucketKey,
-    /// Its version.
+    /// The version.
     pub version: Version,
 }
 
-/// What was brought for a task.
+/// The inputs of a task, ready for its guest.
 pub struct Brought<'a> {
-    /// What it came to.
+    /// The size of the inputs, and the cache hits and misses.
     pub fetched: Fetched,
     /// The inputs.
     pub inputs: Vec<Input>,
-    /// Their objects, in the same order.
+    /// The objects of the inputs, in the same order.
     pub objects: Vec<ReadObject>,
-    /// Those that are read in the bucket.
+    /// The inputs that are read in place in the bucket.
     pub in_place: ReadInPlace,
-    /// Stands for their bytes. To be dropped when the task runs.
+    /// The permit for the bytes of the inputs. Drop it when the task runs.
     pub ahead: Option<SemaphorePermit<'a>>,
 }
 
-/// What bringing in a task's inputs came to.
+/// The size of a task's inputs, and the cache hits and misses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fetched {
-    /// The bytes of all inputs.
+    /// The total size of the inputs.
     pub bytes: u64,
-    /// Inputs that were in the cache.
+    /// The number of inputs that were in the cache.
     pub hits: u32,
-    /// Inputs that had to be downloaded.
+    /// The number of inputs that were downloaded.
     pub misses: u32,
 }
 
-/// What it means for the task that its inputs can't be had.
+/// Why a task's inputs cannot be brought. The variant says how the task continues.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefetchError {
-    /// An input is not there: not yet, or never.
+    /// An input does not exist. It may not exist yet.
     #[error("input `{input}`: {bucket} has no object `{key}`")]
     NotFound {
-        /// As the task names it.
+        /// The name in the task.
         input: BucketKey,
         /// The bucket.
         bucket: String,
-        /// Its key there.
+        /// The key in the bucket.
         key: BucketKey,
     },
-    /// The bucket or the local disk failed. Not the task's fault; trying again may help.
+    /// The bucket or the local disk failed. The task is not at fault; a retry may help.
     #[error("input `{input}`: {source}")]
     Unavailable {
-        /// As the task names it.
+        /// The name in the task.
         input: BucketKey,
-        /// Its key in the bucket.
+        /// The key in the bucket.
         key: BucketKey,
         /// The cause.
         #[source]
         source: CacheError,
     },
-    /// The bucket's own file was changed while the guest read it.
+    /// A file of a directory bucket was changed while the guest read it.
     #[error(
         "input `{input}`: it was changed while the task read it; write a file under another name \
          and rename it into place"
     )]
     Changed {
-        /// As the task names it.
+        /// The name in the task.
         input: BucketKey,
     },
-    /// An input was replaced after the task's plan had seen it.
+    /// An input was replaced after the task's plan had read it.
     #[error(
         "input `{input}`: it was replaced after `plan` had read it and before the task started"
     )]
     Replaced {
-        /// As the task names it.
+        /// The name in the task.
         input: BucketKey,
     },
-    /// The task's inputs can't be right, however often it is tried.
+    /// The task's inputs are invalid. A retry cannot help.
     #[error("input `{input}`: {problem}")]
     Invalid {
-        /// As the task names it.
+        /// The name in the task.
         input: BucketKey,
         /// What is wrong.
         problem: String,
     },
 }
 
-/// Where inputs come from, and how.
+/// Where inputs come from, and how they are fetched.
 #[derive(Debug)]
 pub struct Prefetch {
     /// The bucket.
     pub bucket: Arc<dyn Bucket>,
-    /// What they go through.
+    /// The cache that inputs of remote buckets are kept in.
     pub cache: Cache,
-    /// For how long an object of a remote bucket is taken to be what it was when it was last
-    /// looked at.
+    /// How long the known version of an object in a remote bucket is used before the bucket is
+    /// asked again.
     pub freshness: Duration,
-    /// The bytes that may be there before their tasks run.
+    /// Limits the bytes of inputs whose tasks do not run yet.
     pub ahead: Ahead,
 }
 
 impl Prefetch {
-    /// Brings `inputs`, which are relative to `base`, to where a guest can read them. One that is
-    /// named twice is brought once.
+    /// Brings `inputs`, which are relative to `base`, to where a guest can read them. An input that
+    /// is named twice is brought once.
     ///
     /// # Errors
     /// For the first input that fails.
@@ -166,7 +167,8 @@ impl Prefetch {
         self.bring_all(inputs.iter().map(wanted).collect()).await
     }
 
-    /// Brings inputs to where a guest can read them. Of several with one path, the first is brought.
+    /// Brings inputs to where a guest can read them. Of several inputs with the same path, the
+    /// first is brought.
     ///
     /// # Errors
     /// For the first input that fails.
@@ -182,8 +184,8 @@ impl Prefetch {
         if let Some(dir) = dir {
             return self.bring_in_place(dir, distinct).await;
         }
-        // All sizes are known before anything is fetched: two tasks that each held a part of
-        // the bytes they need would wait for each other.
+        // All sizes are needed before the first fetch: if two tasks each held a part of the bytes
+        // that they need, they would wait for each other forever.
         let mut turns = Turns::begin();
         let finds: Vec<_> = distinct.iter().map(|wanted| self.find(wanted)).collect();
         let mut finds = stream::iter(finds).buffered(AT_ONCE);
@@ -192,7 +194,7 @@ impl Prefetch {
             found.extend(one);
             turns.pass().await;
         }
-        // A server may claim any sizes.
+        // A server may report any size.
         let claimed = found.iter().fold(0_u64, |sum, one| sum.saturating_add(one.version.size));
         let permit = self.ahead.take(claimed).await;
         let (room, mut sum) = (Room::new(), Fetched::default());
@@ -204,7 +206,8 @@ impl Prefetch {
             objects.push(object);
         };
         let mut under_way = FuturesUnordered::new();
-        // Not a stream of mapped inputs: the future of that is not `Send` to the compiler.
+        // A `StreamExt::map` would be simpler, but the compiler cannot prove that its future is
+        // `Send`.
         for found in found {
             turns.pass().await;
             if under_way.len() == AT_ONCE
@@ -217,13 +220,13 @@ impl Prefetch {
         while let Some(one) = under_way.try_next().await? {
             add(one);
         }
-        // What is stored compressed is larger now.
+        // Objects that are stored compressed are larger than their reported size.
         let permit = self.ahead.grown(permit, sum.bytes).await;
         let in_place = ReadInPlace::default();
         Ok(Brought { fetched: sum, inputs, objects, in_place, ahead: Some(permit) })
     }
 
-    /// Opens inputs in the bucket's own directory, and reads the small ones.
+    /// Opens inputs in the directory of the bucket, and reads the small ones.
     async fn bring_in_place(
         &self,
         dir: &DirBucket,
@@ -268,7 +271,7 @@ impl Prefetch {
         Ok(Brought { fetched, inputs, objects, in_place, ahead: Some(permit) })
     }
 
-    /// The only input of a task needs no look before it is fetched.
+    /// Brings the only input of a task. Its size is not needed before the fetch.
     async fn bring_one(&self, wanted: &Wanted) -> Result<Brought<'_>, PrefetchError> {
         let Wanted { path, key, .. } = wanted;
         let failed = |error| PrefetchError::from_cache(path, key, error);
@@ -289,7 +292,7 @@ impl Prefetch {
         Ok(Brought { fetched, inputs, objects, in_place, ahead: Some(permit) })
     }
 
-    /// None for an object that may be missing and is.
+    /// Looks up the version of an input. `None` if an optional input does not exist.
     async fn find<'a>(&self, wanted: &'a Wanted) -> Result<Option<Found<'a>>, PrefetchError> {
         match self.cache.version(&*self.bucket, &wanted.key, self.freshness).await {
             Ok(version) => Ok(Some(Found { wanted, version })),
@@ -321,8 +324,8 @@ impl Prefetch {
         }
     }
 
-    /// Reads or opens a blob, or only keeps it from being removed. None when the blob has to be
-    /// fetched again, and may be.
+    /// Reads or opens a blob, or only protects it from eviction. `None` if the blob is gone and has
+    /// to be fetched again, unless `fetches` has reached its limit.
     fn hold(
         &self,
         blob: &Blob,
@@ -361,7 +364,7 @@ fn read(cache: &Cache, blob: &Blob, mut file: File) -> Result<bytes::Bytes, Cach
     }
 }
 
-/// What a task's inputs may still take of the host before the guest opens them.
+/// The memory and open files that a task's inputs may still use before the guest opens them.
 struct Room {
     memory: AtomicU64,
     files: AtomicUsize,
@@ -382,7 +385,7 @@ impl Room {
     }
 }
 
-/// A blob that a task has as an input.
+/// A blob that is an input of a task.
 struct HeldBlob {
     cache: Cache,
     blob: Blob,
@@ -403,15 +406,15 @@ impl Source for HeldBlob {
     }
 }
 
-/// Inputs that a guest reads in the bucket's own directory: their paths, their keys and the files.
+/// Inputs that a guest reads in place in a directory bucket: their paths, their keys and the files.
 #[derive(Debug, Clone, Default)]
 pub struct ReadInPlace(Vec<(BucketKey, BucketKey, Arc<InPlace>)>);
 
 impl ReadInPlace {
-    /// Checks, when the guest has ended, that each file it read was there and stayed as it was.
+    /// Checks, after the guest has ended, that each file that it read existed and did not change.
     ///
     /// # Errors
-    /// For the first that did not.
+    /// For the first file that is missing or has changed.
     pub fn check(&self) -> Result<(), PrefetchError> {
         self.0.iter().try_for_each(|(input, key, file)| {
             let (input, key) = (|| input.clone(), || key.clone());
@@ -424,7 +427,7 @@ impl ReadInPlace {
         })
     }
 
-    /// True if there are none.
+    /// True if no input is read in place.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -448,16 +451,16 @@ impl Source for InPlace {
     }
 }
 
-/// An input that is in the bucket.
+/// An input that exists in the bucket.
 struct Found<'a> {
     wanted: &'a Wanted,
     version: Version,
 }
 
-/// Each path once, in the given order.
+/// Removes inputs whose path occurred before, and keeps the order.
 ///
 /// # Errors
-/// When an input would have to be a directory on the way to another.
+/// When the path of one input is a directory in the path of another.
 fn distinct(all: Vec<Wanted>) -> Result<Vec<Wanted>, PrefetchError> {
     let mut names = HashSet::with_capacity(all.len());
     let wanted: Vec<Wanted> =
@@ -481,8 +484,8 @@ impl Fetched {
         Self { bytes: blob.size, hits, misses }
     }
 
-    /// The same for inputs that were brought in several steps: each step brings all of them, and a
-    /// later one finds in the cache what an earlier one has downloaded.
+    /// The result for inputs that were brought in several steps. Each step brings all of them, and
+    /// a later step finds in the cache what an earlier step has downloaded.
     pub fn after(self, before: Self) -> Self {
         let hits = self.hits.saturating_sub(before.hits + before.misses) + before.hits;
         Self { bytes: self.bytes, hits, misses: self.misses + before.misses }
@@ -548,7 +551,7 @@ mod tests {
         Fixture { _root: root, bucket, cache }
     }
 
-    /// The inputs by their names, with their bytes.
+    /// The bytes of the inputs by name.
     type Inputs = BTreeMap<String, Vec<u8>>;
 
     async fn bring(f: &Fixture, names: &[&str]) -> Result<(Fetched, Inputs), PrefetchError> {
@@ -572,7 +575,7 @@ mod tests {
         inputs.map(|input| (input.path.to_string(), read(input))).collect()
     }
 
-    /// A directory whose objects go through the cache.
+    /// A directory bucket whose objects go through the cache.
     #[derive(Debug)]
     struct Cached(DirBucket);
 
@@ -668,7 +671,7 @@ mod tests {
         std::fs::write(f.bucket.path().join("d/large"), vec![0; 3 << 10]).unwrap();
         let prefetch = f.prefetch(ByteSize::kib(2));
         let (base, keys) = (Prefix::new("d").unwrap(), [BucketKey::new("a").unwrap()]);
-        // Larger than the bound: it gets all of it.
+        // An input larger than the bound gets all of it.
         let large = [BucketKey::new("large").unwrap()];
         let first = prefetch.bring(&base, &large).await.unwrap();
         let mut second = std::pin::pin!(prefetch.bring(&base, &keys));
@@ -677,7 +680,7 @@ mod tests {
         second.await.unwrap();
     }
 
-    /// As the host reads the files of a bucket that is a directory.
+    /// Brings inputs as the host does for a directory bucket.
     async fn bring_in_place<'a>(prefetch: &'a Prefetch, names: &[&str]) -> Brought<'a> {
         let keys: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
         prefetch.bring(&Prefix::new("d").unwrap(), &keys).await.unwrap()
@@ -747,7 +750,8 @@ mod tests {
         ];
         for (what, change, is_noticed) in changes {
             write(1);
-            // A coarse clock of the file system gives two writes in a row the same time.
+            // If the file system's clock is coarse, two writes in quick succession get the same
+            // time.
             std::thread::sleep(Duration::from_millis(20));
             let brought = bring_in_place(&prefetch, &["large"]).await;
             let InputContent::File { source, .. } = &brought.inputs[0].content else { panic!() };
@@ -893,7 +897,7 @@ mod tests {
             std::fs::write(f.bucket.path().join("d").join(name), name).unwrap();
         }
         let names: Vec<_> = names.iter().map(|name| BucketKey::new(name).unwrap()).collect();
-        // On the runtime's own threads, as the host does it.
+        // Run on the runtime's worker threads, as the host does.
         let (prefetch, all) = (f.prefetch(ByteSize::mib(1)), names.clone());
         let brought = tokio::spawn(async move {
             let base = Prefix::new("d").unwrap();
@@ -908,7 +912,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_that_vanishes_before_it_is_read_is_fetched_again() {
-        // The other host that removes it is this test, as soon as it can see it.
+        // This test plays the other host, and removes each blob as soon as it sees it.
         let f = fixture();
         let blobs = f.cache.dir().join("blobs");
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));

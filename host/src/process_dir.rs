@@ -1,9 +1,9 @@
-//! A directory for the temporary files of one process, which goes when the process ends, also when
-//! it is killed.
+//! A directory for the temporary files of one process. It is removed when the process ends or, if
+//! the process was killed, by a later one.
 //!
 //! A parent directory holds one directory per process. Each contains a lock file that its process
-//! keeps locked (`flock`). The kernel drops the lock however the process ends, so a later process
-//! recognises leftovers and removes them.
+//! keeps locked (`flock`). The kernel releases the lock however the process ends, so a later
+//! process recognises leftovers and removes them.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{File, TryLockError};
@@ -24,7 +24,7 @@ use crate::dirs::{for_each, open_dir};
 const LOCK: &CStr = c".lock";
 /// The file in the parent that is locked while a directory is added or claimed.
 const PARENT_LOCK: &str = ".lock";
-/// How long a process waits for the parent's lock. Nobody holds that lock for long.
+/// How long a process waits for the parent's lock, which is only held briefly.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Handles the files in a dead process's directory before they are removed. If it fails, the
@@ -51,8 +51,8 @@ impl ProcessDir {
         Self::make(parent)
     }
 
-    /// As [`ProcessDir::claim`]; and the last process to leave removes the parent, which must not
-    /// be a link.
+    /// As [`ProcessDir::claim`]. Also, the last process that drops its directory removes the
+    /// parent, which must not be a link.
     pub(crate) fn claim_and_tidy(parent: &Path) -> io::Result<Self> {
         make_parent(parent)?;
         sweep_no_link(parent)?;
@@ -74,7 +74,7 @@ impl ProcessDir {
                 Ok(Some(lock)) => Some(lock),
                 // The last user of the parent has just removed it.
                 Ok(None) => continue,
-                // Without locks, nobody sweeps either.
+                // Without locks, no process removes leftovers either.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
                 Err(error) => return Err(error),
             };
@@ -89,7 +89,7 @@ impl ProcessDir {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let lock = File::from(openat(&dir, LOCK, flags, Mode::from_raw_mode(0o666))?);
         match lock.lock() {
-            // Nobody will sweep it then; everything else works.
+            // Then no process will remove it as a leftover. Everything else works.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             locked => locked?,
         }
@@ -107,7 +107,7 @@ impl ProcessDir {
         &self.dir
     }
 
-    /// False when somebody removed the directory.
+    /// False when the directory was removed.
     pub(crate) fn is_there(&self) -> bool {
         rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
     }
@@ -130,7 +130,7 @@ impl Drop for ProcessDir {
         if self.stays {
             return;
         }
-        // The next process sweeps what can't be removed now.
+        // The next sweep removes whatever can't be removed now.
         let _ = self.remove();
         if self.remove_parent {
             remove_unused_parent(&self.parent);
@@ -149,15 +149,15 @@ fn sweep(parent: &Path) -> io::Result<()> {
 }
 
 /// Removes the leftovers of dead processes in the directory `dir`, whose path is `parent`. Follows
-/// no link, because other users may be able to write to it.
+/// no link, because other users may be able to write to `dir`.
 pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::Result<()> {
     let mut dead = Vec::new();
     {
         let _parent_lock = match lock_parent(dir) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Ok(()),
-            // The dead can't be told from the living without locks, or while somebody else holds
-            // this one.
+            // Dead processes can't be recognised without locks, or while another process holds this
+            // lock.
             Err(error) if error.kind() == io::ErrorKind::Unsupported || is_held(&error) => {
                 return Ok(());
             }
@@ -165,12 +165,12 @@ pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::
         };
         let listed = openat(dir, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         for_each(listed.as_fd(), |name, _| {
-            // A file, a link, a directory closed to us, or one that went away: not a process's.
+            // Skips files, links, and directories that can't be opened or were removed.
             let Ok(process) = open_dir(dir, name) else { return Ok(()) };
             let lock = open_lock(&process, LOCK, OFlags::RDWR);
             match lock.and_then(|lock| Ok(lock.try_lock().map(|()| lock)?)) {
-                // Holding its lock makes the directory ours, so that it can be removed after the
-                // parent's lock is released.
+                // While this process holds the lock, no other process removes the directory. So it
+                // can be removed after the parent's lock is released.
                 Ok(lock) => dead.push((name.to_owned(), process, Some(lock))),
                 // A directory gets its lock under the parent's lock. One without a lock is being
                 // removed, or its removal was interrupted.
@@ -201,8 +201,8 @@ pub(crate) fn sweep_in(dir: &OwnedFd, parent: &Path, settle: Settle<'_>) -> io::
     Ok(())
 }
 
-/// Removes the leftovers of dead processes below a parent that the last process to leave should
-/// have removed, and that must not be a link.
+/// Removes the leftovers of dead processes below `parent`, and `parent` itself if no process uses
+/// it. `parent` must not be a link.
 pub(crate) fn sweep_and_tidy(parent: &Path) -> io::Result<()> {
     sweep_no_link(parent)?;
     remove_unused_parent(parent);
@@ -217,7 +217,7 @@ fn sweep_no_link(parent: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the directory unless it exists, while others may be removing it.
+/// Makes the directory unless it exists. Other processes may be removing it meanwhile.
 fn make_parent(parent: &Path) -> io::Result<()> {
     loop {
         let error = match std::fs::create_dir_all(parent) {
@@ -225,11 +225,11 @@ fn make_parent(parent: &Path) -> io::Result<()> {
             made => return made,
         };
         match parent.symlink_metadata() {
-            // It existed when it was to be made, and was gone at the next look.
+            // The directory exists, or was removed between the two calls. Try again.
             Ok(found) if found.is_dir() => {}
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
             Ok(_) => return Err(error),
-            // On a disk that fails, its own error is the cause.
+            // On a failing disk, the disk's own error is the cause.
             Err(cause) => return Err(cause),
         }
     }
@@ -288,10 +288,10 @@ fn is_not_a_file(error: &io::Error) -> bool {
     )
 }
 
-/// Frees a name. A directory is renamed, so that the next sweep takes it for a dead process's.
+/// Frees a name. A directory is renamed, so that the next sweep removes it like a dead process's.
 fn clear_away(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::empty()) {
-        // macOS says the latter of a directory.
+        // macOS returns `EPERM` for a directory.
         Err(Errno::ISDIR | Errno::PERM) => {
             renameat(dir, name, dir, uuid::Uuid::new_v4().to_string())
         }
@@ -310,8 +310,8 @@ fn remove_unused_parent(parent: &Path) {
     }
 }
 
-/// Removes a process's directory. The lock goes last, so that the next sweep recognises the rest of
-/// a removal that was interrupted.
+/// Removes a process's directory. The lock file is removed last, so that the next sweep recognises
+/// the rest of an interrupted removal.
 fn remove_process_dir(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> io::Result<()> {
     let inside = cap_std::fs::Dir::from_std_file(File::from(dir.try_clone()?));
     loop {
@@ -322,7 +322,8 @@ fn remove_process_dir(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> io::Resul
             }
             Ok::<(), Errno>(())
         })?;
-        // A listing may miss entries while others are added, so an empty one ends the loop.
+        // A listing may miss entries while others are added, so only an empty listing ends the
+        // loop.
         if entries.is_empty() {
             break;
         }
@@ -366,7 +367,7 @@ mod tests {
         std::fs::create_dir_all(dead.join("a/b")).unwrap();
         std::fs::write(dead.join(".lock"), "").unwrap();
         std::fs::write(dead.join("a/b/half"), "half").unwrap();
-        // Killed between removing the lock and the directory.
+        // As if its process was killed between removing the lock and the directory.
         std::fs::create_dir(parent.path().join("nearly-removed")).unwrap();
 
         let new = ProcessDir::claim(parent.path()).unwrap();
@@ -411,7 +412,7 @@ mod tests {
             drop(made);
             std::fs::remove_dir_all(&parent).unwrap();
         }
-        // The place itself, where the one who sweeps does not own what it is in.
+        // The parent itself is a link.
         symlink(&others, &parent).unwrap();
         assert!(sweep_and_tidy(&parent).is_err() && ProcessDir::claim_and_tidy(&parent).is_err());
         assert_eq!(names(&others), ["fifo", "work"]);

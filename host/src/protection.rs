@@ -1,8 +1,8 @@
 //! Protection of an ECS task from scale-in while its host holds tasks of the queue.
 //!
-//! A service that scales in stops any of its ECS tasks. The agent of ECS takes one request to
-//! protect its own task for some time, and one to end that. See "Task scale-in protection endpoint"
-//! in the ECS developer guide.
+//! When a service scales in, ECS stops any of its ECS tasks. The ECS agent accepts a request to
+//! protect its own task for some time, and a request to end the protection. See "Task scale-in
+//! protection endpoint" in the ECS developer guide.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,16 +17,16 @@ use crate::stats::Stats;
 
 /// How often the host checks whether it holds tasks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a host must hold nothing before it gives up its protection, so that short tasks cost no
-/// requests.
+/// How long a host must hold no task before it ends its protection, so that a short pause between
+/// tasks costs no requests.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long protection lasts, if the host does not live to end it. ECS counts in minutes.
+/// How long protection lasts if the host dies before it ends it. ECS counts in minutes.
 const LASTS_MINUTES: u64 = 30;
-/// When it is renewed.
+/// The age at which protection is renewed.
 const RENEWED: Duration = Duration::from_secs(LASTS_MINUTES * 60 / 2);
-/// How long the agent may take.
+/// The timeout of a request to the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The wait after a request that failed.
+/// The wait after a failed request.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Protects this process's ECS task, if it is one. Never returns.
@@ -55,17 +55,17 @@ pub async fn keep(environment: &Environment, stats: Arc<Stats>) {
     }
 }
 
-/// What is known of the protection.
+/// The state of the protection.
 #[derive(Debug, Default)]
 struct Protection {
-    /// When it was asked for, if it was.
+    /// The time of the last request for protection, if the ECS task is protected.
     since: Option<Instant>,
-    /// When the host last held a task.
+    /// The last time at which the host held a task.
     busy: Option<Instant>,
 }
 
 impl Protection {
-    /// What to ask for now, if anything: to be protected, or not.
+    /// The request to send now, if any: true to protect the ECS task, false to end the protection.
     fn wanted(&mut self, now: Instant, is_busy: bool) -> Option<bool> {
         if is_busy {
             self.busy = Some(now);
@@ -85,7 +85,8 @@ impl Protection {
 }
 
 enum Failure {
-    /// For good: the task is not one of a service, or its role may not.
+    /// A retry can't help: the ECS task does not belong to a service, or its role does not allow
+    /// it.
     Refused(String),
     Unknown(String),
 }
@@ -123,7 +124,7 @@ mod tests {
         let start = Instant::now();
         let mut protection = Protection::default();
         let mut asked = Vec::new();
-        // Short tasks for a minute, nothing for a minute, a task of forty minutes, nothing.
+        // Short tasks for one minute, no task for one minute, one task for forty minutes, no task.
         for second in 0..3600_u64 {
             let is_busy = match second {
                 0..60 => second % 7 == 3,

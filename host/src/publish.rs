@@ -1,7 +1,6 @@
-//! What a guest left in `/outputs`, into the bucket.
+//! Publishes the files that a guest left in `/outputs`: puts them into the bucket.
 //!
-//! Everything is looked at before anything is put: one output that can't be published means
-//! that none is.
+//! All outputs are checked before the first is put. If one of them can't be published, none is.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -21,15 +20,15 @@ use crate::turns::Turns;
 
 /// More outputs than this are checked on a thread that may block.
 const CHECKED_INLINE: usize = 128;
-/// Outputs of one task that are put at once into a bucket that is not local.
+/// How many outputs of one task are put at once into a bucket that is not local.
 const AT_ONCE: usize = 8;
 
-/// What a task has published.
+/// The outputs that a task has published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
     /// The keys, in alphabetical order.
     pub keys: Vec<BucketKey>,
-    /// The bytes of all of them.
+    /// Their total size in bytes.
     pub bytes: u64,
 }
 
@@ -40,16 +39,16 @@ pub struct PutOutput {
     pub key: BucketKey,
     /// The digest of its bytes, as the task wrote them.
     pub sha256: Digest,
-    /// Their number.
+    /// The number of bytes.
     pub size: u64,
-    /// The tag of the object's version; empty where the store gave none.
+    /// The tag of the object's version; empty if the store gave none.
     pub version: PutTag,
 }
 
-/// What it means for the task that its outputs can't be published.
+/// Why outputs can't be published, by the consequence for the task.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The task left what can't be published, however often it is tried.
+    /// The task left an output that can never be published.
     #[error("{output}: {problem}")]
     Invalid {
         /// `output /outputs/…`, or `outputs`.
@@ -57,8 +56,8 @@ pub enum PublishError {
         /// What is wrong, and what would be right.
         problem: String,
     },
-    /// The bucket or the local disk failed. Not the task's fault; trying again may help.
-    /// Some of the outputs may be published already, each of them whole.
+    /// The bucket or the local disk failed. The task is not the cause, and a retry may help. Some
+    /// outputs may already be published, each of them whole.
     #[error("{output}: {source}")]
     Unavailable {
         /// `output /outputs/…`.
@@ -67,8 +66,8 @@ pub enum PublishError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The lease ended before everything was put: the task may be somebody else's by now, and
-    /// so are its outputs.
+    /// The lease ended before all outputs were put. Another worker may have the task by now, and
+    /// publish its outputs.
     #[error("{output}: the lease ended before it was published")]
     LeaseOver {
         /// `output /outputs/…`.
@@ -76,18 +75,18 @@ pub enum PublishError {
     },
 }
 
-/// What a task left, checked, and how much of it is published.
+/// The checked outputs of a task, and which of them are published.
 #[derive(Debug)]
 pub struct Outputs {
     all: Vec<Output>,
     keys: Vec<BucketKey>,
-    /// Those of `all` that are in the bucket.
+    /// For each of `all`, the facts if it is in the bucket.
     put: Vec<Option<PutFacts>>,
-    /// Whether digests are wanted.
+    /// Digests are computed.
     digests: bool,
 }
 
-/// What is known of an output once it is in the bucket.
+/// The facts of an output that is in the bucket.
 #[derive(Debug, Clone)]
 struct PutFacts {
     version: PutTag,
@@ -95,11 +94,11 @@ struct PutFacts {
 }
 
 impl Outputs {
-    /// Checks that `all`, which are sorted by path, can be put into `bucket` under `base`. An
-    /// output that would land in a protected part is refused.
+    /// Checks that the outputs `all`, sorted by path, can be put into `bucket` under `base`.
+    /// Refuses an output whose key is in a protected part.
     ///
     /// # Errors
-    /// With [`PublishError::Invalid`] for what the guest made.
+    /// [`PublishError::Invalid`] for an output that can never be published.
     pub async fn check(
         all: Vec<Output>,
         base: &Prefix,
@@ -115,8 +114,8 @@ impl Outputs {
         };
         let (all, keys) = if is_short { check()? } else { blocking(check).await? };
         let mut turns = Turns::begin();
-        // A single output needs no look before it is put. The keys can't be in each other's
-        // way: they come from files of one directory.
+        // A single output needs no check before it is put. The keys can't collide with each other,
+        // because they come from files of one directory.
         if keys.len() > 1 {
             for (output, key) in all.iter().zip(&keys) {
                 turns.pass().await;
@@ -133,7 +132,7 @@ impl Outputs {
         Self { digests, ..self }
     }
 
-    /// True when somebody removed a file of the host that an output is in.
+    /// True when the host's file with an unpublished output was removed.
     pub fn are_lost(&self) -> bool {
         let is_lost = |output: &Output| match &output.content {
             Content::File { file, .. } => file.is_lost(),
@@ -142,11 +141,11 @@ impl Outputs {
         self.all.iter().zip(&self.put).any(|(output, put)| put.is_none() && is_lost(output))
     }
 
-    /// Puts those that are not in `bucket` yet. Asks `may_put` before each step that makes
-    /// something visible.
+    /// Puts the outputs that are not in `bucket` yet. Calls `may_put` before each step that makes
+    /// an output visible.
     ///
     /// # Errors
-    /// For the first that fails. The others may be called for again.
+    /// The first failure. Another call puts the outputs that are still missing.
     pub async fn put(
         &mut self,
         bucket: &dyn Bucket,
@@ -161,11 +160,11 @@ impl Outputs {
         let mut turns = Turns::begin();
         loop {
             turns.pass().await;
-            // After a failure those under way are seen to their end, and no other begins.
+            // After a failure, puts in progress are completed and no others begin.
             while first_failure.is_none() && under_way.len() < at_once {
                 let Some(n) = rest.pop_front() else { break };
-                // Not a stream of mapped outputs: the future of that is not `Send` to the
-                // compiler.
+                // A stream of mapped outputs can't be used here, because the compiler does not
+                // accept its future as `Send`.
                 let (output, key, digests) = (&self.all[n], &self.keys[n], self.digests);
                 under_way.push(put(output, n, key, digests, bucket, may_put));
             }
@@ -185,7 +184,7 @@ impl Outputs {
         first_failure.map_or(Ok(()), Err)
     }
 
-    /// The outputs that are put and have digests.
+    /// The outputs that are in the bucket and have digests.
     pub fn facts(&self) -> Vec<PutOutput> {
         let facts = self.all.iter().zip(&self.keys).zip(&self.put);
         let facts = facts.filter_map(|((output, key), put)| {
@@ -196,7 +195,7 @@ impl Outputs {
         facts.collect()
     }
 
-    /// What is published now.
+    /// The keys and sizes of all outputs, once they are published.
     pub fn published(self) -> Published {
         let bytes = self.all.iter().map(|output| output.content.size()).sum();
         Published { bytes, keys: self.keys }
@@ -208,7 +207,7 @@ impl Outputs {
 pub struct Protected {
     /// The keys at and below this prefix.
     pub prefix: Prefix,
-    /// What is there, for people.
+    /// The content of the part, for messages.
     pub content: &'static str,
 }
 
@@ -227,7 +226,7 @@ impl Protected {
 /// Checks all outputs and puts them.
 ///
 /// # Errors
-/// With [`PublishError::Invalid`] for what the guest made, nothing is published.
+/// With [`PublishError::Invalid`], nothing is published.
 pub async fn outputs(
     all: Vec<Output>,
     base: &Prefix,
@@ -240,10 +239,10 @@ pub async fn outputs(
     Ok(all.published())
 }
 
-/// What a receipt would say of these outputs, which are not published.
+/// The outputs as a receipt would list them, without publishing them.
 ///
 /// # Errors
-/// With [`PublishError::Invalid`] for what could not be published under `base`.
+/// [`PublishError::Invalid`] for an output that could not be published under `base`.
 pub async fn unpublished(all: &[Output], base: &Prefix) -> Result<Vec<PutOutput>, PublishError> {
     check_case(all)?;
     let keys = keys(all, base, &[])?;
@@ -278,7 +277,7 @@ async fn put(
     .map(|version| (number, PutFacts { version, digest }))
 }
 
-/// The step at which some outputs are put, and others are not.
+/// The step of a publication after `put` outputs, when `left` remain.
 fn step(put: usize, left: usize) -> Step {
     match (put, left) {
         (_, 0) => Step::LastOutputPut,
@@ -307,22 +306,22 @@ fn refused(output: &Output, error: BucketError) -> PublishError {
     }
 }
 
-/// True when the guest left a file of that name, or files below it.
+/// True when the guest left a file at `path`, or files below it.
 pub fn has(all: &[Output], path: &str) -> bool {
     let is_at = |output: &Output| {
         let rest = output.path.as_str().strip_prefix(path);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     let from = all.partition_point(|output| output.path.as_str() < path);
-    // What is between a name and the names below it begins with the name.
+    // All paths that sort between `path` and the paths below it begin with `path`.
     let may_be = |output: &&Output| output.path.as_str().starts_with(path);
     all[from..].iter().take_while(may_be).any(is_at)
 }
 
-/// Waits until everything that was published is on the disk, where the bucket is a directory.
+/// Waits until all published outputs are on the disk, if the bucket is a directory.
 ///
 /// # Errors
-/// [`PublishError::Unavailable`]; what was published may be lost then.
+/// [`PublishError::Unavailable`]. Published outputs may then be lost.
 pub async fn sync(bucket: &dyn Bucket) -> Result<(), PublishError> {
     bucket.sync().await.map_err(|error| PublishError::Unavailable {
         output: "outputs".into(),
@@ -330,8 +329,9 @@ pub async fn sync(bucket: &dyn Bucket) -> Result<(), PublishError> {
     })
 }
 
-/// Refuses outputs that a file system which ignores case would take for one, or for a file and
-/// a directory of one name: of those, a bucket or a download there would keep only one.
+/// Refuses outputs whose paths differ only in case, or would be a file and a directory of one name
+/// if case were ignored. A bucket or a download on a file system that ignores case would keep only
+/// one of them.
 fn check_case(found: &[Output]) -> Result<(), PublishError> {
     if found.len() < 2 || found.iter().all(|output| is_lowercase(output.path.as_str())) {
         return Ok(());
@@ -393,7 +393,7 @@ fn keys(
     found.iter().map(key).collect()
 }
 
-/// The name as the guest would write it; what could mislead a reader is escaped.
+/// The path as the guest sees it. Characters that could mislead a reader are escaped.
 fn shown(file: &(impl fmt::Display + ?Sized)) -> String {
     format!("output /outputs/{}", plain::escape(&file.to_string()))
 }
@@ -537,7 +537,7 @@ mod tests {
         let content = Content::Bytes(Bytes::from(vec![7; 1 << 20]));
         f.outputs.push(Output { path: BucketKey::of_output("large").unwrap(), content });
         let asked = std::sync::atomic::AtomicU32::new(0);
-        // Allowed to begin.
+        // Allows the put to begin.
         let may_put = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         let base = Prefix::new("d").unwrap();
         let error = outputs(f.outputs, &base, &[], &f.bucket, &may_put).await.unwrap_err();

@@ -29,10 +29,10 @@ pub use self::address::{Address, AddressError};
 use crate::environment::Environment;
 use crate::message::{self, DecodeError, Task};
 
-/// Bytes of the longest message that is read or sent, even if the queue takes more. A task has at
-/// most half of that, so that a report with the task in it fits.
+/// The maximum size of a message in bytes, for reading and sending, even if the queue allows more.
+/// A task may have at most half of this, so that a report that contains the task fits.
 pub const LONGEST_MESSAGE: usize = 2 * message::LONGEST;
-/// The longest lease, unless the service allows less. It is SQS's limit.
+/// The maximum lease duration, unless the service allows less. SQS has the same limit.
 const MAX_LEASE: Duration = Duration::from_secs(12 * 3600);
 
 /// A message under lease.
@@ -42,9 +42,9 @@ pub struct Message {
     pub id: String,
     /// The bytes that were sent.
     pub body: Bytes,
-    /// Why [`Message::body`] is not what was sent, if the queue could not or must not read that.
-    /// Such a message can only be reported and deleted. The report must not contain text of
-    /// others, and deleting the message must not delete anything else.
+    /// Why [`Message::body`] is not the text that was sent, if the queue could not or must not read
+    /// that text. Such a message can only be reported and deleted. The report must not contain data
+    /// that the message points to, and deleting the message must not delete anything else.
     pub unread: Option<String>,
     /// Proves that this process holds the lease. Every operation under the lease takes it.
     pub receipt: Receipt,
@@ -53,10 +53,10 @@ pub struct Message {
     /// Executions under earlier leases that started and did not end: their host was killed or
     /// lost. They are not part of `attempts`.
     pub deaths: u32,
-    /// Earlier deliveries whose outcome is unknown, if the queue counts deliveries but cannot
-    /// record starts. The host was killed or lost, or the lease expired; an execution may or may
-    /// not have started. This is an upper bound on deaths, and part of neither `attempts` nor
-    /// `deaths`. An execution that ends resets it to zero.
+    /// The number of earlier deliveries whose outcome is unknown, if the queue counts deliveries
+    /// but cannot record starts. In these deliveries the host was killed or lost, or the lease
+    /// expired; an execution may or may not have started. The number is an upper bound on deaths.
+    /// It is not part of `attempts` or `deaths`. An execution that ends resets it to zero.
     pub unaccounted: u32,
     /// Why the failed executions failed, oldest first, if the queue can store it.
     pub failures: Vec<String>,
@@ -79,23 +79,24 @@ impl Message {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt(pub(crate) String);
 
-/// Why a message is released, which decides whether the execution counts as an attempt.
+/// Why a message is released. The reason decides whether the execution counts as an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release<'a> {
     /// A drain, or a fault of this host. An execution under this lease is not an attempt.
     Uncounted,
-    /// The task failed, and this is why.
+    /// The task failed with this error.
     Failed(&'a str),
 }
 
-/// How many messages a queue holds. `None` means that the backend cannot know.
+/// The number of messages in a queue. A count is `None` if the backend cannot know it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// All messages in the queue, leased or not.
     pub enqueued: Option<u64>,
     /// Messages that cannot be leased now: leased, waiting for a retry, or sent with a delay.
     pub leased: Option<u64>,
-    /// Those of them that nobody holds: they wait for a retry, or were sent with a delay.
+    /// The part of `leased` that no worker holds: messages that wait for a retry or were sent with
+    /// a delay.
     pub retrying: Option<u64>,
     /// Messages sent since the counter was last reset.
     pub inserted: Option<u64>,
@@ -109,7 +110,8 @@ impl Counts {
         Some(self.enqueued?.saturating_sub(self.leased?))
     }
 
-    /// Messages that a worker holds. If the queue can't tell, those that wait for a retry too.
+    /// Messages that workers hold. If the queue cannot count the messages that wait for a retry,
+    /// they are included.
     pub fn held(&self) -> Option<u64> {
         Some(self.leased?.saturating_sub(self.retrying.unwrap_or_default()))
     }
@@ -173,7 +175,7 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// execution whose end is not recorded counts in [`Message::deaths`] at the next delivery.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError>;
 
-    /// Makes the lease end `duration` from now. The old receipt becomes invalid.
+    /// Sets the end of the lease to `duration` from now. The old receipt becomes invalid.
     async fn extend(&self, receipt: &Receipt, duration: Duration) -> Result<Receipt, QueueError>;
 
     /// Deletes a message whose task succeeded.
@@ -185,8 +187,9 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
         self.ack(receipt).await
     }
 
-    /// Records that an execution whose lease was lost has stopped, or that one that was started has
-    /// not begun, so that it does not count as a death. Queues that cannot record that do nothing.
+    /// Records that an execution whose lease was lost has stopped, or that a recorded execution did
+    /// not begin. The execution then does not count as a death. Queues without such records do
+    /// nothing.
     async fn disown(&self, _receipt: &Receipt) -> Result<(), QueueError> {
         Ok(())
     }
@@ -202,42 +205,43 @@ pub trait Queue: fmt::Display + fmt::Debug + Send + Sync + 'static {
     /// Sends messages. Returns one result for each body, in the same order.
     async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>>;
 
-    /// How many messages there are.
+    /// Returns the number of messages.
     async fn counts(&self) -> Result<Counts, QueueError>;
 
-    /// How many messages one request can lease.
+    /// The maximum number of messages that one request can lease.
     fn batch(&self) -> usize {
         1
     }
 
-    /// The earliest end of the lease by this host's clock. `None`: the time of the call plus
-    /// `duration`. A service may grant less, or start the lease before its answer arrives.
+    /// The earliest end of the lease by this host's clock. If `None`, the caller adds `duration` to
+    /// the time of its call. A service may grant a shorter lease, or start the lease before its
+    /// response arrives.
     fn until(&self, _receipt: &Receipt) -> Option<Instant> {
         None
     }
 
-    /// The longest lease that can be asked for. A holder that needs longer extends the lease.
+    /// The maximum lease duration of one request. To hold a message longer, extend the lease.
     fn max_lease(&self) -> Duration {
         MAX_LEASE
     }
 
     /// Whether the service moves a message to a dead-letter queue after too many deliveries. Then
-    /// the host never gives up a message for its number of deliveries.
+    /// the host never rejects a message because of its number of deliveries.
     fn limits_deliveries(&self) -> bool {
         false
     }
 
-    /// Whether a message that is leased and released without running uses up one of a limited
-    /// number of deliveries. Then the host leases nothing ahead.
+    /// Whether a message that is leased and released without an execution uses up one of a limited
+    /// number of deliveries. Then the host holds no messages ahead.
     fn charges_for_holding(&self) -> bool {
         false
     }
 
-    /// Sends what waits for a batch to fill, and releases the messages of abandoned receives.
-    /// Nothing is leased after it.
+    /// Sends the requests that wait for a batch to fill, and releases the messages of abandoned
+    /// receive requests. No message can be leased afterwards.
     async fn close(&self) {}
 
-    /// The requests made so far, if requests cost money.
+    /// The number of requests so far, if requests cost money.
     fn requests(&self) -> Option<Requests> {
         None
     }
@@ -259,7 +263,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The sum.
+    /// The total number of requests.
     pub fn total(&self) -> u64 {
         self.receive + self.send + self.delete + self.extend + self.other
     }
@@ -270,43 +274,45 @@ impl Requests {
 pub struct Listed {
     /// The message's id.
     pub id: String,
-    /// When it can be leased, as a time since 1970; zero if it was never leased. If that is in the
-    /// future, it is leased, or it was sent or released with a delay. `None` if unknown.
+    /// When the message can be leased, as a time since 1970. Zero if it was never leased. A time in
+    /// the future means that the message is leased, or was sent or released with a delay. `None` if
+    /// unknown.
     pub due: Option<Duration>,
-    /// When it was sent, as a time since 1970, if known.
+    /// When the message was sent, as a time since 1970, if known.
     pub sent: Option<Duration>,
     /// The text that was sent.
     pub body: Bytes,
-    /// Why [`Listed::body`] is not what was sent: see [`Message::unread`].
+    /// Why [`Listed::body`] is not the text that was sent: see [`Message::unread`].
     pub unread: Option<String>,
 }
 
-/// What operators do with a queue: inspect and repair it. `Display` is its URL. An operation that
-/// the service does not support fails with [`QueueError::Invalid`], which says what to do instead.
+/// The operations that operators need to inspect and repair a queue. `Display` is its URL. An
+/// operation that the service does not support fails with [`QueueError::Invalid`], which says what
+/// to do instead.
 #[async_trait]
 pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
-    /// How many messages there are.
+    /// Returns the number of messages.
     async fn counts(&self) -> Result<Counts, QueueError>;
 
-    /// Lists the messages, in no particular order, with a few in memory at a time. A message that
-    /// is sent, leased or deleted meanwhile may be missed or listed twice. Where a message has to
-    /// be leased to be seen, leased messages are not listed, and those that were listed are
-    /// released at the end of the stream.
+    /// Lists the messages, in no particular order, and keeps only a few in memory at a time. A
+    /// message that is sent, leased or deleted during the listing may be missed or listed twice.
+    /// Some backends must lease a message to list it. They do not list leased messages, and they
+    /// release the listed ones at the end of the stream.
     fn messages(&self) -> BoxStream<'_, Result<Listed, QueueError>>;
 
-    /// Makes all messages available at once. Workers that hold one lose its lease. Returns the
-    /// number of messages.
+    /// Ends all leases and delays, so that every message can be leased at once. Workers lose the
+    /// leases that they hold. Returns the number of messages.
     async fn release_all(&self) -> Result<u64, QueueError>;
 
     /// Resets the counters of sent and completed messages.
     async fn rezero(&self) -> Result<(), QueueError>;
 
-    /// Deletes all messages and resets the counters. Workers that hold a message lose its lease.
+    /// Deletes all messages and resets the counters. Workers lose the leases that they hold.
     /// Returns the number of messages, if known.
     async fn purge(&self) -> Result<Option<u64>, QueueError>;
 
-    /// Waits until the messages that were leased for a listing are released, even if the listing
-    /// was dropped before its end.
+    /// Waits until the messages that were leased for a listing are released. They are released even
+    /// if the listing was dropped before its end.
     async fn close(&self) {}
 
     /// The queue's own settings.
@@ -315,22 +321,23 @@ pub trait Admin: fmt::Display + fmt::Debug + Send + Sync {
     }
 }
 
-/// The settings of a queue, which the host's settings have to fit.
+/// The settings of a queue. The host's settings must be compatible with them.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Facts {
     /// The default lease duration of the queue.
     pub visibility: Option<Duration>,
-    /// How often a message may be received before it is moved to the dead-letter queue.
+    /// The number of times that a message may be received before it is moved to the dead-letter
+    /// queue.
     pub receive_limit: Option<u32>,
-    /// Whether a delivery after which the message is released counts as well.
+    /// Whether a delivery counts towards `receive_limit` if the message is released afterwards.
     pub every_delivery_counts: bool,
     /// The dead-letter queue.
     pub dead_letter_queue: Option<String>,
     /// How long a message is kept.
     pub retention: Option<Duration>,
-    /// Bytes of the longest message.
+    /// The maximum size of a message in bytes.
     pub longest_message: Option<u64>,
-    /// How long one host may hold a message, including all extensions.
+    /// The maximum time that one host may hold a message, including all extensions.
     pub max_lease: Option<Duration>,
     /// Whether messages are delivered in order, and therefore not all at once.
     pub is_ordered: bool,
@@ -338,29 +345,30 @@ pub struct Facts {
     pub notes: Vec<String>,
 }
 
-/// Whether a text can be the id that a service gave a message. A sender can write anything into the
-/// attribute that carries it.
+/// Whether a text is a valid id of the kind that services give to messages. The id arrives in an
+/// attribute, and a sender can write anything into it.
 fn is_id(text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=128).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// How queues are reached, and what may be done to them.
+/// How queues are reached, and which operations are allowed.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The region of SQS queues whose address does not say it. Overrides the environment's.
+    /// The region of SQS queues whose address does not contain one. Overrides the environment's
+    /// region.
     pub region: Option<String>,
     /// Create queues that do not exist.
     pub create: bool,
-    /// URL of the bucket for bodies that are too large for SQS: such bodies are written there,
-    /// and read from there where a message points to it. `None`: large bodies are refused.
+    /// The URL of the bucket for bodies that are too large for SQS. Such bodies are written to this
+    /// bucket, and read from it if a message points to it. If `None`, large bodies are refused.
     pub body_bucket: Option<String>,
-    /// Recognizes reports. A body in the bucket has to be a task; with this, it may be a report
-    /// as well, for commands that list and move reports.
+    /// Recognizes reports. A body in the bucket must be a task. With this function it may also be a
+    /// report, for commands that list and move reports.
     pub is_report: Option<fn(&[u8]) -> bool>,
     /// The message group (SQS) or ordering key (Pub/Sub) of the messages that are sent.
     pub group: Option<String>,
-    /// The variables that credentials and endpoints are taken from.
+    /// The environment variables that provide credentials and endpoints.
     pub environment: Environment,
 }
 
@@ -380,8 +388,8 @@ pub async fn open(address: &Address, access: &Access) -> Result<Arc<dyn Queue>, 
     }
 }
 
-/// Opens a queue as [`open`] does. Connections to a service are opened and driven on `runtime`,
-/// which blocking file operations should not be able to hold up.
+/// Opens a queue as [`open`] does. Connections to a service are opened and driven on `runtime`, so
+/// that blocking file operations cannot delay them.
 ///
 /// # Errors
 /// As [`open`].

@@ -1,8 +1,8 @@
-//! Receipts: one small object for each finished task, which says what the task was, what it read
-//! and what it left.
+//! Receipts: one small object for each finished task, which describes the task, its inputs and its
+//! outputs.
 //!
-//! The key of a receipt is derived from the task's content, so a redelivery, a copy and a resend of
-//! a task have one receipt. `receipt/store.rs` keeps receipts in the bucket.
+//! The key of a receipt is derived from the task's content, so redeliveries, copies and resends of
+//! a task share one receipt. `receipt/store.rs` keeps receipts in the bucket.
 
 mod store;
 
@@ -25,24 +25,26 @@ pub use store::{Found, Receipts};
 
 /// The version of the format.
 const FORMAT: u64 = 1;
-/// Hexadecimal digits of the directory of a receipt: ten million receipts lie in 256 directories of
-/// about 40,000 each. More directories would cost the first tasks of a bucket more.
+/// The number of hexadecimal digits in the name of a receipt's directory. Ten million receipts are
+/// in 256 directories of about 40,000 each. With more directories, the first tasks of a bucket
+/// would have to create more of them.
 const SHARD: usize = 2;
-/// The most bytes of a message that is in its receipt. Of a larger one there is the digest.
+/// The longest message in bytes that is stored in its receipt. A receipt has only the digest of a
+/// longer one.
 const LONGEST_MESSAGE: usize = 64 << 10;
-/// What stands in the place of a receipt that was withdrawn.
+/// The object that replaces a receipt that was withdrawn.
 const WITHDRAWN: &str = r#"{"receipt":1,"withdrawn":true}"#;
-/// The most bytes of a receipt that is read.
+/// The largest receipt that is read, in bytes.
 const LARGEST: u64 = 128 << 20;
 
-/// The key of the receipt of a task with that content.
+/// The key of the receipt of the task with this content.
 pub fn key(content: &Digest) -> BucketKey {
     let digits = content.to_string();
     let (shard, name) = digits.split_at(SHARD);
     BucketKey::internal(&format!("{RECEIPTS}/{shard}/{name}.json"))
 }
 
-/// The content of the task whose receipt has this key; none for another key.
+/// The content of the task whose receipt has this key; `None` for any other key.
 pub fn content_of(key: &BucketKey) -> Option<Digest> {
     let (shard, name) = key.as_str().strip_prefix(RECEIPTS)?.strip_prefix('/')?.split_once('/')?;
     let digits = (shard.len() == SHARD).then(|| format!("{shard}{name}"))?;
@@ -56,13 +58,13 @@ pub struct ReadInput {
     pub key: BucketKey,
     /// The digest of the bytes that the task read.
     pub sha256: Digest,
-    /// Their number.
+    /// The number of bytes.
     pub size: u64,
     /// The tag of the object's version.
     pub version: String,
 }
 
-/// What a receipt is made of.
+/// The data of a new receipt.
 #[derive(Debug)]
 pub struct Draft<'a> {
     /// The digest of the task's content.
@@ -73,17 +75,17 @@ pub struct Draft<'a> {
     pub attempt: u32,
     /// The component that ran.
     pub component: Digest,
-    /// Where it got the time and random numbers from.
+    /// Where the component got the time and random numbers from.
     pub mode: Mode,
-    /// What the task read.
+    /// The inputs that the task read.
     pub inputs: &'a [ReadInput],
-    /// Whether the task named inputs itself.
+    /// True if the task named inputs itself.
     pub planned: bool,
-    /// What the task left.
+    /// The outputs that the task left.
     pub outputs: &'a [PutOutput],
     /// The times of the steps until now.
     pub steps: &'a Steps,
-    /// The most memory that the guest had, in bytes.
+    /// The guest's peak memory, in bytes.
     pub memory: u64,
     /// The guest's processor time, if it was measured.
     pub cpu_time: Option<Duration>,
@@ -145,28 +147,28 @@ pub struct Receipt {
     pub component: Digest,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Whether the guest's clocks and random numbers followed from the task.
+    /// True if the guest's clocks and random numbers depended only on the task.
     #[serde(default)]
     pub deterministic: bool,
-    /// What the task read.
+    /// The inputs that the task read.
     pub inputs: Vec<ReadInput>,
-    /// Whether the task named inputs itself.
+    /// True if the task named inputs itself.
     #[serde(default)]
     pub planned: bool,
-    /// What the task left.
+    /// The outputs that the task left.
     pub outputs: Vec<PutOutput>,
 }
 
-/// Why an object in the place of a receipt says nothing about its task. It counts as absent.
+/// Why the object under a receipt's key can't be used as the receipt. It counts as absent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// It is not a receipt, or not all of one.
+    /// It is not a receipt, or only a part of one.
     #[error("is damaged: {0}")]
     Damaged(String),
     /// Another version of the host wrote it.
     #[error("has format {0}, and this host reads format {FORMAT}")]
     Format(u64),
-    /// Somebody asked for the task to run again.
+    /// A user asked for the task to run again.
     #[error("was withdrawn")]
     Withdrawn,
     /// It was renamed or copied.
@@ -175,10 +177,10 @@ pub enum Unusable {
 }
 
 impl Receipt {
-    /// Reads the receipt of the task with that content.
+    /// Parses the receipt of the task with this content.
     ///
     /// # Errors
-    /// If the bytes are not such a receipt.
+    /// If the bytes are not a receipt of that task.
     pub fn parse(bytes: &[u8], content: &Digest) -> Result<Self, Unusable> {
         #[derive(Deserialize)]
         struct Head {
@@ -205,12 +207,12 @@ impl Receipt {
     pub fn published(&self) -> Published {
         Published {
             keys: self.outputs.iter().map(|output| output.key.clone()).collect(),
-            // Anybody who can write to the bucket chose these numbers.
+            // Saturates, because anybody who can write to the bucket can choose these numbers.
             bytes: self.outputs.iter().fold(0, |sum, output| sum.saturating_add(output.size)),
         }
     }
 
-    /// The first output whose key or digest is not the same in both.
+    /// The first output whose key or digest differs.
     pub fn first_difference<'a>(&'a self, other: &'a [PutOutput]) -> Option<&'a BucketKey> {
         let id = |output: &'a PutOutput| (&output.key, output.sha256);
         let (ours, theirs) = (self.outputs.iter().map(id), other.iter().map(id));

@@ -1,11 +1,11 @@
 //! Reports for the error queue and the done queue.
 //!
-//! Programs of SimpleTasks' users read `host_info`, `task`, and `exception` or `result`. The other
-//! fields are ours.
+//! Existing programs of SimpleTasks users read the fields `host_info`, `task`, and `exception` or
+//! `result`. The other fields are additions of this host.
 //!
-//! A report is JSON that every queue accepts and every reader can parse, whatever the message, the
-//! guest or the component put into it. Queues accept different sizes, so there are shorter and
-//! shorter versions of a report. The last has at most [`SHORTEST`] bytes.
+//! A report is JSON that every queue accepts and every reader can parse, whatever the message or
+//! the guest contributed. Queues have different size limits, so a report has several versions, each
+//! shorter than the one before. The last has at most [`SHORTEST`] bytes.
 
 mod parse;
 
@@ -31,15 +31,15 @@ use crate::stats::{Step, Steps};
 
 /// The most bytes of the shortest version of a report.
 pub const SHORTEST: usize = 4096;
-/// The most bytes of the name of this host or its user.
+/// The most bytes of the host's name or its user's name.
 const LONGEST_NAME: usize = 256;
-/// The most bytes of a file call that failed.
+/// The most bytes of the description of a failed file call.
 const FAILED_CALL: usize = 1024;
-/// The most bytes of the reason for an earlier failure, and the most reasons in a report.
+/// The most bytes of the reason for an earlier failure, and the most such reasons in a report.
 const REASON: usize = 8 << 10;
 const REASONS: usize = 16;
 
-/// Who wrote the report.
+/// The host that wrote the report.
 #[derive(Debug, Serialize)]
 pub struct HostInfo {
     hostname: String,
@@ -71,7 +71,7 @@ pub async fn send(
     for version in versions {
         let sent: Result<(), QueueError> = queue.send(&[version]).await.into_iter().collect();
         match sent {
-            // The version is probably too large.
+            // This version is probably too large.
             Err(error @ QueueError::Invalid { .. }) => refused = Some(error),
             Ok(()) => {
                 if let Some(error) = refused {
@@ -92,9 +92,9 @@ pub struct ErrorReport<'a> {
     pub message: &'a [u8],
     /// The error, for people: the cause first.
     pub exception: String,
-    /// The calls that led to it, if they are known.
+    /// The guest's call stack, if it is known.
     pub trace: Option<&'a str>,
-    /// The last file call of the guest that failed, and why.
+    /// The guest's last failed file call, and why it failed.
     pub failed_call: Option<&'a str>,
     /// The number of the attempt, from 1.
     pub attempt: u32,
@@ -106,25 +106,25 @@ pub struct ErrorReport<'a> {
     pub component: Option<Digest>,
     /// The end of the guest's log.
     pub log: Option<&'a str>,
-    /// What the last attempt took.
+    /// The time and memory that the last attempt used.
     pub took: Took<'a>,
 }
 
-/// What an attempt took.
+/// The time and memory that an attempt used.
 #[derive(Debug, Clone, Copy)]
 pub struct Took<'a> {
-    /// The time of its steps.
+    /// The time that each step took.
     pub steps: &'a Steps,
     /// The guest's processor time, if it was measured.
     pub cpu_time: Option<Duration>,
-    /// The most memory that the guest had, in bytes; zero if it did not run.
+    /// The guest's peak memory, in bytes. Zero if the guest did not run.
     pub memory: u64,
 }
 
-/// [`Took`] in a report.
+/// The fields of a report that contain [`Took`].
 #[derive(Serialize)]
 struct TookFields {
-    /// The attempt's own work, without its wait for a slot.
+    /// The time of the attempt, without its wait for a slot.
     elapsed_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_seconds: Option<f64>,
@@ -148,21 +148,21 @@ impl Took<'_> {
     }
 }
 
-/// What a version of an error report contains. Sizes are bytes of JSON.
+/// The contents of a version of an error report. Sizes are in bytes of JSON.
 struct Extent {
-    /// The message, and not only its digest.
+    /// Whether the version contains the message, not only its digest.
     has_message: bool,
-    /// Which worker of a fleet this host is.
+    /// Whether the version names the worker of the fleet and has the time of each step.
     has_worker: bool,
-    /// Reasons of earlier failures.
+    /// The most reasons for earlier failures.
     reasons: usize,
     exception: usize,
     trace: usize,
     log: usize,
 }
 
-/// The versions of an error report. Most have the message: `host queue redrive` can send back no
-/// other.
+/// The versions of an error report, longest first. Most contain the message, because
+/// `host queue redrive` needs it.
 const EXTENTS: [Extent; 6] = [
     Extent { reasons: REASONS, exception: 64 << 10, trace: 64 << 10, log: 128 << 10, ..WHOLE },
     Extent { exception: 16 << 10, trace: 8 << 10, log: 8 << 10, ..WHOLE },
@@ -175,13 +175,13 @@ const EXTENTS: [Extent; 6] = [
 const WHOLE: Extent =
     Extent { has_message: true, has_worker: true, reasons: 0, exception: 0, trace: 0, log: 0 };
 
-/// Which worker of a fleet this host is, if it is known.
+/// This host's identity as a worker of a fleet, if it is known.
 fn worker() -> Option<&'static Identity> {
     Some(identity::of_process()).filter(|worker| !worker.is_unknown())
 }
 
 impl ErrorReport<'_> {
-    /// The report as the text of a message, then shorter and shorter versions.
+    /// The report as the text of a message, followed by ever shorter versions.
     pub fn versions(&self) -> impl Iterator<Item = Bytes> {
         ever_shorter(EXTENTS.iter().map(|extent| self.version(extent)))
     }
@@ -234,7 +234,7 @@ impl ErrorReport<'_> {
     }
 }
 
-/// The last `most` reasons, after a note about those that are left out.
+/// The last `most` reasons, after a note of how many are left out.
 fn earlier(reasons: &[String], most: usize) -> Vec<Cow<'_, str>> {
     if most == 0 {
         return Vec::new();
@@ -256,13 +256,13 @@ pub struct DoneReport<'a> {
     pub attempt: u32,
     /// The component that ran.
     pub component: Option<Digest>,
-    /// What the attempt took.
+    /// The time and memory that the attempt used.
     pub took: Took<'a>,
 }
 
 impl DoneReport<'_> {
-    /// The report as the text of a message, then with the number of outputs, then with the digest
-    /// of the message.
+    /// The report as the text of a message, then a version with the number of outputs instead of
+    /// their keys, then one with the digest of the message instead of the message.
     pub fn versions(&self) -> impl Iterator<Item = Bytes> {
         let versions = [(true, true), (true, false), (false, false)];
         ever_shorter(
@@ -311,22 +311,22 @@ impl DoneReport<'_> {
     }
 }
 
-/// The message in its report or receipt.
+/// A message within its report or receipt.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Received<'a> {
     /// The message byte for byte, if it is JSON that every reader and every queue accepts.
     Json(Box<RawValue>),
-    /// Another message, as a string. A message that is itself a JSON string comes this way too, so
+    /// Any other message, as a string. This includes a message that is itself a JSON string, so
     /// that a string here is always the text of a message.
     Text(Cow<'a, str>),
-    /// What a message was that is too large for the report, or that would become a task if it were
-    /// UTF-8 text.
+    /// A summary of a message that is too large for the report, or that would become a task if its
+    /// invalid UTF-8 were replaced.
     Digest(Omitted<'a>),
 }
 
-/// Stands for a message that can't be in a report. Nobody can take it for a task, because
-/// its `inputs` are a number.
+/// A summary of a message that can't be in a report. It can't be mistaken for a task, because its
+/// `inputs` is a number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Omitted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -348,13 +348,14 @@ struct BasicInfo {
 }
 
 impl<'a> Received<'a> {
-    /// The most bytes of a message in a report. The rest of a report takes far less than a quarter
-    /// of the longest message.
+    /// The most bytes of a message in a report. The rest of the report takes far less than the
+    /// remaining quarter of the longest message.
     const LONGEST: usize = LONGEST_MESSAGE / 4 * 3;
 
-    /// The message itself if `is_whole` and it is not too large, or its digest.
+    /// The message itself if `is_whole` is true and the message is not too large. Otherwise its
+    /// digest.
     pub fn new(message: &'a [u8], is_whole: bool) -> Self {
-        // Bytes that are not UTF-8 become three times as long.
+        // Each byte that is not UTF-8 is replaced by a character of three bytes.
         let most = match std::str::from_utf8(message) {
             Ok(_) => Self::LONGEST,
             Err(_) => Self::LONGEST / 4,
@@ -372,8 +373,8 @@ impl<'a> Received<'a> {
 
     fn whole(message: &'a [u8]) -> Self {
         let text = match String::from_utf8_lossy(message) {
-            // With other characters in the place of its bytes, the message would be a task that
-            // nobody sent, and could be sent back.
+            // With its invalid bytes replaced, the message would be a task that no producer sent,
+            // and a redrive could send it to the queue.
             Cow::Owned(changed) if message::decode(changed.as_bytes()).is_ok() => {
                 return Self::Digest(Omitted::of(message));
             }
@@ -412,7 +413,7 @@ impl<'a> Omitted<'a> {
     }
 }
 
-/// Leaves out versions that are not shorter than the one before.
+/// Leaves out versions that are not shorter than all versions before.
 fn ever_shorter(versions: impl Iterator<Item = Bytes>) -> impl Iterator<Item = Bytes> {
     let mut shortest = usize::MAX;
     versions.filter(move |version| {
@@ -456,7 +457,7 @@ fn tail(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{CUT}{}", &text[start..]))
 }
 
-/// Bytes of a character in a JSON string.
+/// The number of bytes that a character takes in a JSON string.
 fn size_in_json(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -465,8 +466,8 @@ fn size_in_json(c: char) -> usize {
     }
 }
 
-/// True for a character that SQS does not accept, because XML 1.0 has no way to write it. The same
-/// is true of control characters, which JSON always escapes.
+/// True for a character that SQS does not accept, because XML 1.0 can't represent it. XML can't
+/// represent control characters either, but JSON always escapes these.
 fn is_barred(c: char) -> bool {
     matches!(c, '\u{fffe}' | '\u{ffff}')
 }
@@ -607,7 +608,7 @@ mod tests {
         assert_eq!(last["task"]["basic_info"]["inputs"], 2);
         assert_eq!(last["task"]["bytes"], message.len());
         assert_eq!(last["task"]["sha256"], Digest::of(message.as_bytes()).to_string());
-        // A summary that is sent back by mistake is not a task.
+        // Even if a summary is sent to the task queue by mistake, it is not a task.
         assert!(message::decode(last["task"].to_string().as_bytes()).is_err());
     }
 
@@ -642,8 +643,8 @@ mod tests {
         assert!(versions[2].len() <= SHORTEST);
     }
 
-    /// The reports of a task whose message has this many bytes of payload, sent to queues that
-    /// take so much.
+    /// Sends both reports of a task whose payload has `payload` bytes to queues that take messages
+    /// of `longest` bytes.
     async fn sent(payload: usize, longest: usize) -> [Result<Value, QueueError>; 2] {
         let message = task(&format!("\"{}\"", "x".repeat(payload)));
         let outputs: Vec<BucketKey> =
@@ -703,7 +704,7 @@ mod tests {
         }
     }
 
-    /// Texts that take much room in JSON.
+    /// Texts with characters that take many bytes in JSON.
     fn any_text() -> impl Strategy<Value = String> {
         let unit = prop_oneof![".", "[\u{0}-\u{1f}\"\\\\]", "[\u{fffe}\u{ffff}]", "[a-z]"];
         (proptest::collection::vec(unit, 0..20), 0_usize..600)

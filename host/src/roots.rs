@@ -1,8 +1,9 @@
 //! Root certificates for machines that have none, such as an empty container.
 //!
 //! The clients of S3, SQS, Google and web servers read the machine's certificates. Without any, one
-//! client panics, one fails with "builder error", and one refuses every server. All of them obey
-//! `SSL_CERT_FILE`, so this module sets it to Mozilla's certificates, which are part of this program.
+//! client panics, one fails with "builder error", and one rejects every server. All of them read
+//! `SSL_CERT_FILE`, so this module provides a file with Mozilla's certificates for this variable.
+//! These certificates are part of this program.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,17 +21,18 @@ use crate::system::file_in_memory;
 pub const VARIABLE: &str = "SSL_CERT_FILE";
 const DIRECTORY: &str = "SSL_CERT_DIR";
 
-/// The certificates of this program. The file stays open: clients reach it by its descriptor.
+/// The file with this program's certificates. It stays open, because clients open it through its
+/// descriptor.
 static BUNDLED: OnceLock<Bundled> = OnceLock::new();
 
 struct Bundled {
     _file: File,
-    /// The variable that should have led to certificates, if one is set.
+    /// The variable that should have named certificates, with its value, if one is set.
     named: Option<String>,
 }
 
-/// A file with the certificates of this program, if the machine has none. The caller sets
-/// [`VARIABLE`] to its path before any other thread runs.
+/// The path of a file with this program's certificates, if the machine has no certificates. The
+/// caller sets [`VARIABLE`] to the path before any other thread runs.
 pub fn missing(environment: &Environment) -> Option<PathBuf> {
     let named = [VARIABLE, DIRECTORY]
         .iter()
@@ -44,7 +46,7 @@ pub fn missing(environment: &Environment) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Logs once that the certificates of this program are used, if they are.
+/// If this program's certificates are used, logs this once.
 pub(crate) fn tell() {
     static TOLD: Once = Once::new();
     let Some(Bundled { named, .. }) = BUNDLED.get() else { return };
@@ -61,7 +63,7 @@ pub(crate) fn tell() {
 }
 
 fn has_own(is_named: bool) -> bool {
-    // Reading all certificates takes ten milliseconds; nearly every machine has this file.
+    // Nearly every machine has this file. Reading all certificates would take ten milliseconds.
     let file = openssl_probe::probe().cert_file;
     let is_there = |file: &PathBuf| file.metadata().is_ok_and(|meta| meta.len() > 0);
     if !is_named && file.as_ref().is_some_and(is_there) {
@@ -70,8 +72,8 @@ fn has_own(is_named: bool) -> bool {
     !rustls_native_certs::load_native_certs().certs.is_empty()
 }
 
-/// A file with the certificates, and its path. Child processes inherit it: clients start programs for
-/// credentials.
+/// Writes a file with the certificates, and returns it with its path. Child processes inherit the
+/// file, because clients start programs to get credentials.
 fn bundle() -> io::Result<(File, PathBuf)> {
     let (mut file, path) = file_in_memory("ca-certificates")?;
     let mut text = String::new();

@@ -1,13 +1,14 @@
-//! One guest, one fresh instance, three calls, under limits. A guest with a plan is called in an
-//! instance of its own before (`sandbox/plan.rs`).
+//! Executes guests: each in a fresh instance, with three calls, under limits. A guest with a plan
+//! gets a call of `plan` in a separate instance before that (`sandbox/plan.rs`).
 //!
 //! A [`Sandbox`] owns the engine and the threads that execute guests. A component is compiled once
 //! by a [`compiling_engine`], [loaded](Sandbox::load) and [linked](Sandbox::link) as a [`Guest`],
 //! and [run](Sandbox::run) any number of times; no two runs share an instance, a file or a byte of
 //! memory.
 //!
-//! What a guest can reach is decided in three files: the imports that are linked here, its files in
-//! `sandbox/files.rs`, and the kernel's rules for the executing thread in `sandbox/confine.rs`.
+//! Three files decide what a guest can reach: `sandbox/imports.rs` links its imports,
+//! `sandbox/files.rs` answers its file calls, and `sandbox/confine.rs` sets the kernel's rules for
+//! the executing thread.
 
 mod confine;
 mod cpu;
@@ -84,11 +85,12 @@ pub use stack::Trace;
 use thread::Threads;
 pub use watched::Watched;
 
-/// Bytes of a guest's reason for a failure that are kept.
+/// The most bytes that are kept of a guest's reason for a failure.
 const MAX_REASON: usize = 16 << 10;
-/// Bytes at the end of a guest's log in which its last words are looked for.
+/// The host searches this many bytes at the end of a guest's log for the reason of its end.
 const LAST_WORDS: usize = 32 << 10;
-/// Bytes of the engine's words that are kept: they may have names in them.
+/// The most bytes that are kept of the engine's error messages. They may contain names from the
+/// component, which can be long.
 const MAX_PROBLEM: usize = 2 << 10;
 
 mod bindings {
@@ -106,8 +108,8 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
     threads: Threads,
-    /// One more thread, for plans: they need not wait for the end of a task. Without the address
-    /// space for it, plans use the threads of tasks.
+    /// One more thread, for plans, so that a plan does not wait for the end of a task. If there is
+    /// not enough address space for it, plans use the threads of tasks.
     planner: Option<Threads>,
     disk: Disk,
     mode: Mode,
@@ -120,7 +122,7 @@ pub struct Guest {
     pre: Pre,
 }
 
-/// A component, with the places of what it exports.
+/// A component whose imports are linked and whose exports are looked up.
 #[derive(Clone)]
 enum Pre {
     Task { pre: bindings::TaskPre<State>, planned: Option<plan::Planned> },
@@ -128,7 +130,7 @@ enum Pre {
 }
 
 impl Guest {
-    /// Which interface it implements.
+    /// Which interface the guest implements.
     pub fn kind(&self) -> Kind {
         match &self.pre {
             Pre::Task { planned: None, .. } => Kind::Task,
@@ -137,7 +139,7 @@ impl Guest {
         }
     }
 
-    /// Whether it names inputs of its own.
+    /// Whether the guest has a `plan` that names more inputs.
     pub fn has_plan(&self) -> bool {
         self.kind() == Kind::TaskWithPlan
     }
@@ -154,39 +156,39 @@ pub enum Calls {
 
 /// Everything one execution needs.
 pub struct Job {
-    /// What is run.
+    /// The guest to run.
     pub guest: Guest,
-    /// What is called.
+    /// Which functions of the guest to call.
     pub calls: Calls,
-    /// What it is told.
+    /// The task that the guest receives.
     pub task: Arc<Task>,
-    /// Which execution of this task this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// What it may use.
+    /// What the guest may use.
     pub limits: Arc<Limits>,
-    /// What it sees in `/inputs`.
+    /// The files in `/inputs`.
     pub inputs: Vec<Input>,
     /// Ends the execution early, with [`RunError::Cancelled`].
     pub cancelled: CancellationToken,
-    /// Where the guest's output goes at once, beside the log.
+    /// Receives what the guest prints as soon as it is printed, in addition to the log.
     pub tee: Option<Tee>,
     /// Samples the guest while it computes.
     pub profiler: Option<Arc<Profiler>>,
-    /// What others see of it while it runs.
+    /// Shows the state of the guest to other threads while it runs.
     pub watched: Option<Arc<Watched>>,
-    /// Dropped as soon as the guest has ended, on its thread: the next task can begin before this
-    /// one's end is noticed.
+    /// Dropped on the guest's thread as soon as the guest has ended, so that the next task can
+    /// begin before the caller receives the [`Execution`].
     pub slot: Option<OwnedSemaphorePermit>,
 }
 
-/// What came of an execution.
+/// The result of an execution.
 #[derive(Debug)]
 pub struct Execution {
-    /// The outputs that the guest says it left, or why the task is not done.
+    /// The outputs that the guest lists, or why the task is not done.
     pub result: Result<Vec<String>, RunError>,
     /// What the guest left in `/outputs`, sorted by path; nothing if the result is an error.
     pub outputs: Vec<Output>,
-    /// What the guest's plan asks for, if that was called and returned.
+    /// What the guest's `plan` asks for, if it was called and returned.
     pub needs: Option<Needs>,
     /// The most memory that the guest had, in bytes.
     pub memory: u64,
@@ -194,20 +196,20 @@ pub struct Execution {
     pub cpu_time: Option<Duration>,
     /// The end of what the guest wrote to its standard output and error.
     pub log: Log,
-    /// From making the instance to its end.
+    /// The time from the creation of the instance to its end.
     pub elapsed: Duration,
-    /// The parts of `elapsed` that each call took, and making the context and the instance.
+    /// The parts of `elapsed` that instantiation and each call took.
     pub times: CallTimes,
     /// What the guest did with its files.
     pub files: FileUse,
-    /// The calls that led to the end of a guest that broke off, if they are known.
+    /// The call stack of a guest that trapped or exited, if it is known.
     pub trace: Option<Trace>,
     /// The last file call that failed, and why: `open /inputs/a.png: no such file`.
     pub failed_call: Option<String>,
 }
 
 impl Execution {
-    /// One that the host could not begin, or not follow to its end.
+    /// An execution that the host could not begin, or whose result is lost.
     pub fn not_begun(error: RunError) -> Self {
         Self {
             result: Err(error),
@@ -225,25 +227,25 @@ impl Execution {
     }
 }
 
-/// The calls, in the order of an execution, and `plan`.
+/// The phases of an execution, in their order; and the call of `plan`, which has its own execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(usize)]
 pub enum Phase {
-    /// Making the instance.
+    /// The creation of the instance.
     Instantiate,
-    /// The call of that name.
+    /// The call of `prepare`.
     Prepare,
-    /// The call of that name.
+    /// The call of `execute`, or of the `main` of a program.
     Execute,
-    /// The call of that name.
+    /// The call of `finalize`.
     Finalize,
-    /// The call of that name.
+    /// The call of `plan`.
     Plan,
 }
 
 impl Phase {
-    /// All of them.
+    /// All phases.
     pub const ALL: [Self; 5] =
         [Self::Instantiate, Self::Prepare, Self::Execute, Self::Finalize, Self::Plan];
 }
@@ -263,59 +265,59 @@ impl std::fmt::Display for Phase {
 /// Why an execution did not end with outputs to publish.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The guest asks for another try.
+    /// The guest asks for a retry.
     #[error("{reason}")]
     Retry {
-        /// The call.
+        /// The call that returned the error.
         phase: Phase,
-        /// The guest's words.
+        /// The guest's reason.
         reason: String,
     },
-    /// The guest says that no try will do.
+    /// The guest says that a retry can't help.
     #[error("{reason}")]
     Reject {
-        /// The call.
+        /// The call that returned the error.
         phase: Phase,
-        /// The guest's words.
+        /// The guest's reason.
         reason: String,
     },
-    /// The guest ran to its end and says that its result is no good.
+    /// The guest ran to its end and reported no success.
     #[error("the task ran to its end without success")]
     Unsuccessful,
     /// The guest ran into one of its limits.
     #[error("{limit}; {}", limits::cure(limit, table.as_deref()))]
     Limit {
-        /// The call.
+        /// The call that was under way.
         phase: Phase,
-        /// Which limit, and what it is.
+        /// The limit and its value.
         limit: Limit,
         /// The table of settings that the limit is from, if it is from one.
         table: Option<Arc<Table>>,
     },
-    /// The guest broke off: a panic, an abort, a call of `exit`, a bad memory access.
+    /// The guest trapped or exited: a panic, an abort, a call of `exit`, a bad memory access.
     #[error("{what}")]
     Trap {
-        /// The call.
+        /// The call that was under way.
         phase: Phase,
-        /// What happened, in words: the guest's own if its log has them.
+        /// What happened: the guest's own message, if its log has one.
         what: String,
     },
     /// The lease was lost, or the host is stopping.
     #[error("the execution was cancelled")]
     Cancelled,
-    /// The host could not run it; not the guest's fault.
+    /// The host could not run the guest. The guest is not the cause.
     #[error("the host could not run the task: {0}")]
     Host(String),
-    /// A file call of the guest met a failure of the host's own disk, or of the host.
+    /// A file call of the guest failed because of the host: its disk is full or fails, for example.
     #[error("a file call of the guest failed: {errno} ({})", crate::shortage::cure(*errno))]
     Shortage {
-        /// The system's number.
+        /// The system's error number.
         errno: Errno,
-        /// What the guest had written until then, in bytes.
+        /// The number of bytes that the guest's outputs had.
         written: u64,
     },
     /// The guests that ran at the same time needed more memory together than the host has for
-    /// them. Alone, this one may have enough.
+    /// them. If this guest runs alone, the memory may be enough.
     #[error(
         "the tasks that ran at the same time need more than the {} of memory that this host has for \
          tasks; a lower --parallel or more memory lets each of them run at once",
@@ -325,7 +327,7 @@ pub enum RunError {
         /// The memory for all guests.
         memory: ByteSize,
     },
-    /// The host's own code broke off while it ran the task.
+    /// The host's own code panicked while it ran the task.
     #[error(
         "the host's own code panicked while it ran the task (its log says where); \
          please report this"
@@ -334,7 +336,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The call during which it happened, where one was under way.
+    /// The call that was under way, if the error belongs to one.
     pub fn phase(&self) -> Option<Phase> {
         match self {
             Self::Retry { phase, .. }
@@ -351,19 +353,20 @@ impl RunError {
     }
 }
 
-/// Why a component can't be a guest. No further try can help.
+/// Why a component can't be a guest. A retry can't help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NotAGuest(pub String);
 
 impl NotAGuest {
-    /// The engine's words, in one line and with a bound: names in them are the component's.
+    /// The engine's error in one line. Its length is bounded, because it contains names from the
+    /// component.
     pub fn new(error: &wasmtime::Error) -> Self {
         Self(words::bounded_line(&format_args!("{error:#}"), MAX_PROBLEM))
     }
 }
 
-/// What belongs to one instance. Dropped with it.
+/// The host's state for one instance. It is dropped with the instance.
 struct State {
     wasi: WasiCtx,
     table: ResourceTable,
@@ -381,17 +384,17 @@ impl WasiView for State {
     }
 }
 
-/// What this machine's kernel can keep guests from.
+/// What this machine's kernel can prevent guests from doing.
 pub fn possible_confinement() -> Confinement {
     confine::possible()
 }
 
 impl Sandbox {
-    /// Starts `slots` threads for guests, and one for plans. Outputs that are too large for memory go to `spill`.
-    /// `mode` holds for all guests.
+    /// Starts `slots` threads for guests, and one for plans. Outputs that are too large for memory
+    /// go to `spill`. `mode` applies to all guests.
     ///
     /// # Errors
-    /// When the engine or a thread can't be had: too little address space, for example.
+    /// When the engine or a thread can't be created, for example for lack of address space.
     pub fn new(slots: usize, spill: Arc<SpillDir>, mode: Mode) -> wasmtime::Result<Self> {
         let (engine, plans_apart) = match Engine::new(&config(slots + 1, mode)) {
             Ok(engine) => (engine, true),
@@ -406,9 +409,9 @@ impl Sandbox {
         Ok(Self { engine, linker, threads, planner, disk, mode, room })
     }
 
-    /// The same, in which all guests together have no more than `memory`, if there is such a limit.
-    /// A guest that needs memory of another one waits for its end. If all of them wait, one ends with
-    /// [`RunError::Crowded`].
+    /// The same sandbox, in which all guests together have at most `memory`, if it is set. A guest
+    /// that needs more than is free waits until another one ends. If all of them wait, one ends
+    /// with [`RunError::Crowded`].
     pub fn with_memory(self, memory: Option<ByteSize>) -> Self {
         match memory {
             Some(memory) => Self { room: Room::new(memory), ..self },
@@ -416,29 +419,30 @@ impl Sandbox {
         }
     }
 
-    /// The memory that all guests have now, and the most that they may have, if there is a limit.
+    /// The memory that all guests have now, and the limit for all of them together, if there is
+    /// one.
     pub fn memory(&self) -> (ByteSize, Option<ByteSize>) {
         let size = self.room.size();
         (self.room.held(), Some(size).filter(|size| size.as_u64() < u64::MAX))
     }
 
-    /// Where guests get the time and random numbers from. Their compiled code depends on it.
+    /// Where guests get the time and random numbers from. Their compiled code depends on the mode.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The engine, which decides what compiled code fits.
+    /// The engine. It loads only code that was compiled for an engine with the same settings.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// What the kernel itself keeps guests from.
+    /// What the kernel prevents guests from doing.
     pub fn confinement(&self) -> Confinement {
         let threads = std::iter::once(&self.threads).chain(&self.planner);
         Confinement::of_all(threads.map(Threads::confinement))
     }
 
-    /// Samples guests that have a [`Profiler`] this often.
+    /// Samples each guest that has a [`Profiler`] once per `interval`.
     pub fn sample_every(&self, interval: Duration) {
         self.threads.tick_every(interval);
     }
@@ -446,22 +450,22 @@ impl Sandbox {
     /// Loads compiled code.
     ///
     /// # Errors
-    /// When the code is another engine's, asks for more than the sandbox has, or the machine has
-    /// no memory for it.
+    /// When the code was compiled for another engine, when it asks for more than the sandbox has,
+    /// or when the machine has not enough memory for it.
     ///
     /// # Safety
-    /// The bytes have to be what [`Engine::precompile_component`] made, as code is trusted.
+    /// [`Engine::precompile_component`] must have made the bytes: the code runs without checks.
     pub unsafe fn load(&self, code: &[u8]) -> wasmtime::Result<Component> {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees that the bytes are compiled code.
         unsafe { Component::deserialize(&self.engine, code) }
     }
 
-    /// Checks that a component exports our world or is a program, and imports no more than it is
-    /// offered.
+    /// Links a component. It must export our world or be a program, and import only what the host
+    /// provides.
     ///
     /// # Errors
     /// Names the version of the interface that is not supported, the export that is missing, or
-    /// the import that nothing here provides.
+    /// the import that the host does not provide.
     pub fn link(&self, component: &Component) -> Result<Guest, NotAGuest> {
         let kind = component.component_type();
         let mut imports = kind.imports(&self.engine);
@@ -480,7 +484,7 @@ impl Sandbox {
             _ => None,
         };
         let planned = planned.transpose().map_err(|e| NotAGuest::new(&e))?;
-        // If it is neither, the error names the first export that is missing.
+        // For a component that is neither, this error names the first missing export.
         let pre = bindings::TaskPre::new(linked).map_err(|e| NotAGuest::new(&e))?;
         Ok(Guest { pre: Pre::Task { pre, planned } })
     }
@@ -494,7 +498,7 @@ impl Sandbox {
         self.run_unless_taken(threads, Arc::new(Mutex::new(Some(job)))).await
     }
 
-    /// As [`Sandbox::run`].
+    /// Runs a job like [`Sandbox::run`], but does not wait longer than `patience` for a thread.
     ///
     /// # Errors
     /// Gives the job back if no thread was free within `patience`.
@@ -513,7 +517,7 @@ impl Sandbox {
         }
     }
 
-    /// Runs the job on the next free thread, if it is still there then.
+    /// Runs the job on the next free thread, if the job has not been taken out by then.
     async fn run_unless_taken(&self, threads: &Threads, job: Arc<Mutex<Option<Job>>>) -> Execution {
         let (disk, mode) = (self.disk.clone(), self.mode);
         let share = Share::of(self.room.clone());
@@ -538,15 +542,15 @@ fn config(slots: usize, mode: Mode) -> Config {
         .total_core_instances(in_all(limits::MAX_MODULES))
         .total_memories(in_all(limits::MAX_MEMORIES))
         .total_tables(in_all(limits::MAX_TABLES))
-        // What one instance may have is counted when it is made: there the limit has a name.
+        // The store's limiter counts the parts of an instance, so that the error names the limit.
         .max_core_instances_per_component(u32::MAX)
         .max_memories_per_component(u32::MAX)
         .max_tables_per_component(u32::MAX)
         .max_memory_size(4 << 30)
         .total_stacks(slots)
         .table_elements(limits::MAX_TABLE_ELEMENTS)
-        // What a small guest touches stays mapped and is cleared instead of being unmapped
-        // and faulted in again; the scan finds what it touched without reading all of it.
+        // Pages that a small guest touched stay mapped. They are cleared instead of being unmapped
+        // and faulted in again. The pagemap scan finds them without reading all of the memory.
         .linear_memory_keep_resident(1 << 20)
         .table_keep_resident(1 << 16)
         .async_stack_keep_resident(1 << 16)
@@ -560,33 +564,33 @@ fn config(slots: usize, mode: Mode) -> Config {
     config
 }
 
-/// Everything that compiled code depends on.
+/// The part of the configuration that compiled code depends on.
 fn code_config(mode: Mode) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
-        // The engine is built without garbage collection. Function types with subtypes, which this
-        // proposal adds too, would be compiled to calls of code that aborts the process.
+        // The engine is built without garbage collection. This proposal also adds function types
+        // with subtypes, which would be compiled to calls of code that aborts the process.
         .wasm_gc(false)
         .concurrency_support(false)
         .epoch_interruption(true)
         .max_wasm_stack(limits::MAX_STACK)
         .memory_init_cow(true)
-        // The default asks an environment variable, and reads debug information.
+        // The default depends on an environment variable, and may read debug information.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(stack::MOST_FRAMES));
     if mode == Mode::Deterministic {
-        // What a processor leaves in a NaN, and in what relaxed SIMD leaves open, is its own.
+        // The bits of a NaN and the results of relaxed SIMD differ between processors.
         config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
     }
     config
 }
 
-/// An engine whose compiled code every [`Sandbox`] of this mode can load, and which reserves nothing to run any:
-/// how instances are allocated makes no difference to their code.
+/// An engine that only compiles. Every [`Sandbox`] of this mode can load its code, because the code
+/// does not depend on how instances are allocated. The engine reserves no memory for instances.
 ///
 /// # Errors
-/// When the machine's processor is not known to the compiler.
+/// When the compiler does not support the machine's processor.
 pub fn compiling_engine(mode: Mode) -> wasmtime::Result<Engine> {
     Engine::new(&code_config(mode))
 }
@@ -638,8 +642,8 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     store.limiter_async(|state| &mut state.memory);
     store.set_hostcall_fuel(usize::try_from(limits.call().as_u64()).unwrap_or(usize::MAX));
     store.set_max_component_handles(limits::MAX_ALL_HANDLES);
-    // A guest that computes is stopped by the epoch; one that waits in a host call, by the
-    // timer below. It takes both.
+    // The epoch stops a guest that computes. The timer below stops a guest that waits in a host
+    // call.
     store.set_epoch_deadline(1);
     let (cancelled, profiler) = (job.cancelled.clone(), job.profiler);
     store.epoch_deadline_callback(move |mut store| {
@@ -688,7 +692,7 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let refused_open = quota.refused_open();
     let cpu_time = store.data().cpu_time.as_ref().map(CpuTime::used);
     let is_out_of_cpu_time = store.data().cpu_time.as_ref().is_some_and(CpuTime::is_over);
-    // The instance is gone before anybody looks at what it left.
+    // The instance must be gone before its outputs are taken.
     drop(store);
     drop(job.slot);
     let exceeded = quota.exceeded();
@@ -701,14 +705,14 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
     let (mut trace, mut needs) = (None, None);
     let result = match (ended, exceeded) {
         (Err(Ended::Cancelled), _) => Err(RunError::Cancelled),
-        // Whatever the guest made of it: what it left may be half of what it meant to.
+        // Even if the guest went on after the failure: its outputs may be incomplete.
         _ if let Some(errno) = quota.shortage() => {
             Err(RunError::Shortage { errno, written: quota.written() })
         }
         (Err(Ended::Error(_)), _) if let Some(memory) = crowded => {
             Err(RunError::Crowded { memory })
         }
-        // The wait for other guests is not the guest's own time.
+        // The time limit does not apply to the time spent waiting for other guests' memory.
         (Err(Ended::Late), _) if let Some(memory) = waited_for => Err(RunError::Crowded { memory }),
         (Err(Ended::Late), _) => Err(limit(phase, out_of_time)),
         (Err(Ended::Error(_)), _) if job.cancelled.is_cancelled() => Err(RunError::Cancelled),
@@ -719,14 +723,15 @@ async fn execute(engine: &Engine, disk: Disk, mode: Mode, share: Share, job: Job
                 (None, None) => Err(limit(phase, out_of_time)),
             }
         }
-        // A guest that was refused bytes and went on has left half of what it meant to, and
-        // what it makes of the refusal says less than the limit does.
+        // A guest that was refused bytes and went on may have left incomplete outputs. The limit
+        // is a better reason than any error that the guest returned because of the refusal.
         (_, Some(exceeded)) => Err(limit(phase, exceeded)),
         (Err(Ended::Limit(exceeded)), None) => Err(limit(phase, exceeded)),
         (Err(Ended::Error(error)), None) if let Some(of) = Limit::of_error(&error, limits) => {
             Err(limit(phase, of))
         }
-        // A guest that closes some and goes on was not ended by the refusal.
+        // Only a refusal of the last open counts: a guest that closed files and went on did not end
+        // because of an earlier one.
         (Err(Ended::Error(_) | Ended::Failure(_)), None) if let Some(refused) = refused_open => {
             Err(limit(phase, refused))
         }
@@ -779,11 +784,11 @@ enum Returned {
     Needs(Needs),
 }
 
-/// What keeps an instance from returning an outcome.
+/// Why an instance did not return an outcome.
 enum Ended {
     Failure(types::Failure),
     Error(wasmtime::Error),
-    /// It goes on as if nothing were wrong.
+    /// The guest exceeded a limit and its call returned without an error.
     Limit(Limit),
     Late,
     Cancelled,
@@ -807,9 +812,9 @@ impl From<types::Failure> for Ended {
     }
 }
 
-/// A guest's words for its failure. The error of a file call does not name the file in most
-/// languages, so the call is put before it. The words go into logs and reports, so there is a bound
-/// on them.
+/// The guest's reason for its failure. In most languages, the error of a file call does not name
+/// the file, so the failed call is inserted. The reason goes into logs and reports, so its length
+/// is bounded.
 fn told(reason: String, failed_call: Option<&FailedCall>) -> String {
     let reason = failed_call.and_then(|call| call.put_into(&reason)).unwrap_or(reason);
     match words::cut(&reason, MAX_REASON) {
@@ -832,8 +837,8 @@ fn to_wire(task: &Task, attempt: u32) -> types::Task {
     }
 }
 
-/// The three calls of the world, in their order. A guest that went on after it ran into its quota
-/// is not called again: nothing that it returns counts.
+/// Makes the three calls of the world in order. A guest that exceeded its quota during a call is
+/// not called again, because its result would not be used.
 async fn calls(
     store: &mut Store<State>,
     pre: &bindings::TaskPre<State>,
@@ -862,7 +867,7 @@ async fn calls(
     Ok(outcome)
 }
 
-/// Why a guest broke off, and the calls that led there. `program` is the standard error of a guest
+/// Why a guest trapped or exited, and its call stack. `program` is the standard error of a guest
 /// that is a program.
 fn trapped(
     phase: Phase,
@@ -891,7 +896,7 @@ fn trapped(
         _ if let Some(cause) = cause => {
             plain::escape_lines(&words::cut(&cause, MAX_REASON)).into_owned()
         }
-        // WASI 0.2 tells a good exit from a bad one, and no more.
+        // WASI 0.2 only distinguishes an exit with an error from one without.
         (_, Some(exit)) => {
             let how = if exit.0 == 0 { "without an error" } else { "with an error" };
             format!("the guest called exit {how} instead of returning an outcome")

@@ -1,4 +1,4 @@
-//! Schemes of URLs, and paths that are probably URLs with a slip.
+//! Schemes of URLs, and a check for paths that are probably mistyped URLs.
 
 /// The schemes of queues and buckets, and one example of each.
 const SCHEMES: [(&str, &str); 10] = [
@@ -14,14 +14,14 @@ const SCHEMES: [(&str, &str); 10] = [
     ("https", "https://HOST/PATH"),
 ];
 
-/// The scheme of a URL in lower case, and what follows `://`. None for a path.
+/// The scheme of a URL in lower case, and the text after `://`. None for a path.
 pub(crate) fn split(url: &str) -> Option<(String, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     Some((scheme.to_ascii_lowercase(), rest))
 }
 
-/// Refuses a path that begins with a scheme and a colon, such as `sqs:/name` or `s3:bucket`. Nobody
-/// wants a directory of that name, and one that does can say so.
+/// Rejects a path that begins with a scheme and a colon, such as `sqs:/name` or `s3:bucket`. It is
+/// almost certainly a mistake; a directory with this name can be written as `./s3:bucket`.
 ///
 /// # Errors
 /// Says what to write instead.

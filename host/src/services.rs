@@ -1,5 +1,5 @@
-//! What tasks use while they run: the bucket, the cache, the catalog, the sandbox, the report
-//! queues, and the state of each of them.
+//! The services that tasks use: the bucket, the cache, the catalog, the sandbox, the report queues,
+//! and the state of each.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -40,26 +40,26 @@ pub(crate) mod undeleted;
 mod view;
 mod waits;
 
-/// Everything that tasks share, opened.
+/// The services that all tasks of a host share.
 pub struct Services {
     pub(crate) stats: Arc<Stats>,
-    /// What the host is doing now, and what it has done.
+    /// The activity of the host, now and in the past.
     pub(crate) activity: Activity,
-    /// Where traces and times of attempts go too.
+    /// An additional destination for traces and durations of attempts.
     pub(crate) telemetry: OnceLock<Telemetry>,
     pub(crate) outages: Arc<Outages>,
     pub(crate) inputs: Prefetch,
-    /// The bucket that outputs go to.
+    /// The bucket for outputs.
     pub(crate) bucket: Arc<dyn Bucket>,
-    /// Where tasks can't publish in that bucket.
+    /// The parts of that bucket where tasks can't publish.
     pub(crate) protected: Vec<Protected>,
-    /// Where plans of tasks may read.
+    /// The parts of the bucket that plans may read.
     pub(crate) reach: Reach,
-    /// True while logs of tasks can't be stored.
+    /// True while task logs can't be stored.
     pub(crate) logs_fail: AtomicBool,
-    /// Receipts of finished tasks, if there are to be any.
+    /// Receipts of finished tasks, if enabled.
     pub(crate) receipts: Option<Receipts>,
-    /// Where large outputs are until they are published.
+    /// The directory of large outputs until they are published.
     spill: Arc<SpillDir>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) sandbox: Arc<dyn Execute>,
@@ -69,10 +69,10 @@ pub struct Services {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) error_queue: Arc<dyn Queue>,
     pub(crate) done_queue: Option<Arc<dyn Queue>>,
-    /// With durable outputs: the disks of the report queues that are directories, by queue name.
-    /// A report must be on its disk before the message is deleted.
+    /// For durable outputs: the disks of report queues that are directories, by queue name. A
+    /// report must be on its disk before the message is deleted.
     pub(crate) report_disks: HashMap<String, DirSync>,
-    /// The permits to start guests.
+    /// The permits to start tasks.
     pub(crate) slots: Slots,
     /// One permit per task that may publish.
     pub(crate) publishing: Semaphore,
@@ -80,22 +80,22 @@ pub struct Services {
     pub(crate) draining: CancellationToken,
     /// Cancelled when running guests must end.
     pub(crate) killed: CancellationToken,
-    /// Tasks that have ended and whose messages could not be deleted.
+    /// Tasks that have ended but whose messages could not be deleted.
     pub(crate) undeleted: Undeleted,
-    /// Tasks that lacked memory beside others.
+    /// Tasks that lacked memory while other tasks ran.
     pub(crate) crowded: Crowded,
-    /// Tasks that have a result and wait for a queue or a bucket.
+    /// The number of tasks that have a result and wait for a queue or a bucket.
     waiting: AtomicU64,
-    /// Objects that worked or failed lately.
+    /// Objects that recently worked or failed.
     objects: diagnosis::RecentObjects,
     pub(crate) config: Config,
 }
 
-/// What services are made of. Several hosts in one process may share all but the queues.
+/// The parts of the services. Several hosts in one process may share all parts except the queues.
 pub(crate) struct Opened {
-    /// The bucket that outputs go to.
+    /// The bucket for outputs.
     pub(crate) bucket: Arc<dyn Bucket>,
-    /// The bucket that inputs come from.
+    /// The bucket for inputs.
     pub(crate) inputs: Arc<dyn Bucket>,
     pub(crate) receipts: Option<Receipts>,
     pub(crate) queue: Arc<dyn Queue>,
@@ -122,7 +122,7 @@ pub enum OpenError {
     /// The cache directory can't be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The directory for large outputs can't be made.
+    /// The directory for large outputs can't be created.
     #[error(transparent)]
     Spill(#[from] SpillError),
     /// The sandbox can't be set up.
@@ -131,13 +131,14 @@ pub enum OpenError {
 }
 
 impl Services {
-    /// Opens everything that `config` names. Connections to remote queues run on `network`, a
+    /// Opens all services that `config` names. Connections to remote queues run on `network`, a
     /// runtime that tasks' file calls can't block.
     ///
     /// # Errors
-    /// Names what could not be opened.
+    /// Names the service that could not be opened.
     pub async fn open(config: Config, network: &Handle) -> Result<Self, OpenError> {
-        // Buckets come before queues: a wrong bucket must not leave a new queue behind.
+        // Buckets are opened before queues, because a wrong bucket must not leave a new queue
+        // behind.
         let (bucket, inputs) = open_buckets(&config).await?;
         let receipts = match config.data.receipts || config.data.skip_unchanged {
             true => {
@@ -236,28 +237,28 @@ impl Services {
         })
     }
 
-    /// The same for tasks of another queue than the configured one, such as
+    /// These services with another queue than the configured one, such as
     /// [`MemoryQueue`](crate::queue::memory::MemoryQueue).
     pub fn with_queue(self, queue: Arc<dyn Queue>) -> Self {
         Self { queue, ..self }
     }
 
-    /// Counts and times so far.
+    /// Counters and durations since the start.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 
-    /// What the host is doing now, and what it has done.
+    /// The activity of the host, now and in the past.
     pub fn activity(&self) -> &Activity {
         &self.activity
     }
 
-    /// Has the ends of attempts sent to OpenTelemetry, from now on. Only the first call counts.
+    /// From now on, exports ended attempts to OpenTelemetry. Only the first call has an effect.
     pub fn export_to(&self, telemetry: Telemetry) {
         let _ = self.telemetry.set(telemetry);
     }
 
-    /// What does not work now.
+    /// The current outages.
     pub fn outages(&self) -> &Outages {
         &self.outages
     }
@@ -267,14 +268,14 @@ impl Services {
         &self.queue
     }
 
-    /// Where this host writes its heartbeat: to the directory of the queue, or else to the bucket.
+    /// The place of this host's heartbeat: the directory of the queue, or else the bucket.
     pub fn heartbeat_place(&self) -> Place {
         let queue = &self.config.queue;
         let in_bucket = || Place::in_bucket(self.bucket.clone(), queue);
         Place::in_queue(queue).unwrap_or_else(in_bucket)
     }
 
-    /// The configuration that these services were opened with.
+    /// The configuration of these services.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -284,12 +285,13 @@ impl Services {
         self.sandbox.confinement()
     }
 
-    /// Tasks that are done or rejected so far.
+    /// The number of tasks that are done or rejected so far.
     pub(crate) fn ended(&self) -> u64 {
         self.stats.done.load(Relaxed) + self.stats.failed.load(Relaxed)
     }
 
-    /// Waits for the last answers of all queues, so that no message stays leased to nobody.
+    /// Waits for the last answers of all queues, so that no message stays leased without a host
+    /// that knows of it.
     pub(crate) async fn close_queues(&self) {
         self.queue.close().await;
         self.error_queue.close().await;
@@ -312,7 +314,7 @@ pub fn protected(data: &DataSettings) -> Result<Vec<Protected>, BucketError> {
     Ok(components.map(Protected::components).into_iter().chain(logs).collect())
 }
 
-/// Where plans of tasks may read.
+/// The parts of the bucket that plans may read.
 ///
 /// # Errors
 /// As [`protected`].
@@ -321,7 +323,7 @@ pub fn reach(data: &DataSettings) -> Result<Reach, BucketError> {
     Ok(Reach { readable, protected: protected(data)? })
 }
 
-/// The disks of the report queues that are directories, with durable outputs.
+/// For durable outputs: the disks of report queues that are directories.
 fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMap<String, DirSync> {
     let disk = |queue: &Arc<dyn Queue>| match queue.to_string().parse() {
         Ok(Address::Directory(path)) => Some((queue.to_string(), DirSync::new(path))),
@@ -330,7 +332,7 @@ fn report_disks(config: &Config, queues: [Option<&Arc<dyn Queue>>; 2]) -> HashMa
     queues.into_iter().flatten().filter(|_| config.data.durable).filter_map(disk).collect()
 }
 
-/// Tasks that may publish at the same time, while `parallel` others run.
+/// The number of tasks that may publish at the same time, while `parallel` others run.
 fn max_publishing(parallel: usize) -> usize {
     parallel * 2 + 16
 }
@@ -343,7 +345,7 @@ async fn open_buckets(config: &Config) -> Result<(Arc<dyn Bucket>, Arc<dyn Bucke
         bucket.check().await?;
         return Ok((bucket.clone(), bucket));
     };
-    // Anonymous access is for the inputs only: writing outputs takes credentials.
+    // Anonymous access is only for the inputs: writing outputs needs credentials.
     let own = Access { anonymous: false, ..access.clone() };
     let bucket = bucket::open_for_outputs(&config.data.bucket, &own).await?;
     bucket.check().await?;

@@ -1,13 +1,13 @@
-//! Words of a shell's command line.
+//! Quotes texts as words of a shell's command line.
 
 use std::fmt;
 
-/// The text as one word, in quotes: a shell obeys nothing of it.
+/// The text as one word in single quotes, in which a shell interprets nothing.
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The same without quotes where the text needs none: for commands that people are told to use.
+/// As [`quoted`], but without quotes if the text needs none. For commands that are shown to people.
 pub fn word(text: impl fmt::Display) -> String {
     let text = &*text.to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);

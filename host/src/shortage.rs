@@ -1,4 +1,4 @@
-//! Failures of the host's machine, told apart from failures of tasks.
+//! Recognizes failures of the host's machine, as opposed to failures of tasks.
 
 use std::error::Error;
 use std::io;
@@ -41,23 +41,23 @@ fn of_io(error: &io::Error) -> Option<Errno> {
     })
 }
 
-/// True for a shortage of this process or machine that any call may meet.
+/// True for a shortage of files or memory, which can make any system call fail.
 pub fn is_of_the_process(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// True when a part of the disk can't be read, or its checksum is wrong.
+/// True if a part of the disk can't be read or has a wrong checksum.
 pub fn is_damage(error: &io::Error) -> bool {
     let is_damage = |errno| matches!(errno, Errno::IO | Errno::BADMSG) || system::is_damage(errno);
     Errno::from_io_error(error).is_some_and(is_damage)
 }
 
-/// True when another process held a lock for too long. Everything else may work.
+/// True if another process held a lock for too long. This does not affect other operations.
 pub fn is_locked(error: &(dyn Error + 'static)) -> bool {
     errno(error) == Some(Errno::AGAIN)
 }
 
-/// The cure, for people.
+/// Tells the user how to repair the failure.
 pub fn cure(errno: Errno) -> &'static str {
     match errno {
         Errno::MFILE => "too many files are open: raise `ulimit -n`, or lower --parallel",
@@ -80,7 +80,7 @@ pub fn cure(errno: Errno) -> &'static str {
 /// Checks that this process can open as many more files as a task needs.
 ///
 /// # Errors
-/// The system's error with its cure.
+/// The system's error, and how to repair it.
 pub fn try_descriptors(of: impl AsFd) -> Result<(), String> {
     const NEEDED: usize = 16;
     let mut open = Vec::with_capacity(NEEDED);

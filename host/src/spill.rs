@@ -62,7 +62,7 @@ impl SpillDir {
         }
     }
 
-    /// The same, but creates and removes nothing before the first file is created.
+    /// As [`SpillDir::new`], but creates and removes nothing before the first file is created.
     pub fn when_needed(root: &Path) -> Self {
         Self { root: root.to_owned(), home: RwLock::default(), names: AtomicU64::new(0) }
     }
@@ -73,10 +73,10 @@ impl SpillDir {
         home.as_ref().map_or(&*self.root, |home| home.path()).to_owned()
     }
 
-    /// Creates an empty file. Creates the directory again if somebody removed it.
+    /// Creates an empty file. Creates the directory again if it was removed.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub fn create(&self) -> io::Result<(SpilledFile, File)> {
         let home = match self.home.read().clone() {
             Some(home) => home,
@@ -118,7 +118,7 @@ impl SpillDir {
     /// Checks that this process can open as many more files as a task needs.
     ///
     /// # Errors
-    /// The system's error, and how to solve it.
+    /// The system's error, and how to fix it.
     pub fn try_descriptors(&self) -> Result<(), String> {
         match &*self.home.read() {
             Some(home) => shortage::try_descriptors(home.dir()),
@@ -129,7 +129,7 @@ impl SpillDir {
     /// Checks that a file can be created here and that `bytes` can be written to it.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors of the file system.
     pub fn try_out(&self, bytes: usize) -> io::Result<()> {
         let (_file, mut open) = self.create()?;
         io::Write::write_all(&mut open, &vec![0; bytes])
@@ -152,7 +152,7 @@ impl SpilledFile {
     /// Opens the file for reading and writing.
     ///
     /// # Errors
-    /// The file system's, also if somebody removed the file.
+    /// Errors of the file system, also if the file was removed.
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(openat(self, &*self.name, flags, Mode::empty())?.into())
@@ -163,15 +163,15 @@ impl SpilledFile {
         self.is_moved.store(true, Relaxed);
     }
 
-    /// The number of the file's file system.
+    /// The device number of the file's file system.
     ///
     /// # Errors
-    /// The system's, if the directory can't be examined.
+    /// If the directory can't be examined.
     pub fn device(&self) -> Result<u64, Errno> {
         fstat(self).map(|stat| place(&stat).0)
     }
 
-    /// True if somebody removed or replaced the file's directory.
+    /// True if the file's directory was removed or replaced.
     pub fn is_lost(&self) -> bool {
         let same = |open: &OwnedFd| {
             let (ours, there) = (fstat(open).ok()?, stat(self.home.path()).ok()?);
@@ -184,7 +184,7 @@ impl SpilledFile {
 impl Drop for SpilledFile {
     fn drop(&mut self) {
         if !*self.is_moved.get_mut() {
-            // Somebody else may have removed the file.
+            // Another process may have removed the file.
             let _ = unlinkat(&*self, &*self.name, AtFlags::empty());
         }
     }

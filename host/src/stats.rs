@@ -1,9 +1,9 @@
-//! Counters and times of a host since its start.
+//! Counters and durations of a host since its start.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The steps of a task's life, in their order.
+/// The steps of a task, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Step {
@@ -38,7 +38,7 @@ impl Step {
         Self::Settle,
     ];
 
-    /// The step in one lower-case word.
+    /// The step as one lower-case word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
@@ -61,13 +61,13 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Starts the clock.
+    /// Starts the measurement.
     pub fn start() -> Self {
         let now = Instant::now();
         Self { last: now, spent: [Duration::ZERO; Step::ALL.len()] }
     }
 
-    /// Counts the time since the last call, or the start, as time of `step`.
+    /// Adds the time since the last call, or since the start, to `step`.
     pub fn done(&mut self, step: Step) {
         let now = Instant::now();
         self.spent[step as usize] += now - self.last;
@@ -81,7 +81,7 @@ impl Steps {
         self.spent[step as usize] += part;
     }
 
-    /// The time spent on the task itself, without its wait for a free slot.
+    /// The time spent on the task, without the wait for a free slot.
     pub fn worked(&self) -> Duration {
         self.spent.iter().sum::<Duration>() - self.spent(Step::Wait) + self.last.elapsed()
     }
@@ -97,13 +97,13 @@ impl Steps {
 pub struct Stats {
     /// Tasks done.
     pub done: AtomicU64,
-    /// Of these, tasks that were done before: their receipts say so.
+    /// The number of these tasks that were already done, according to their receipts.
     pub done_before: AtomicU64,
     /// Tasks rejected, with a report on the error queue.
     pub failed: AtomicU64,
     /// Attempts that failed and will be retried.
     pub retried: AtomicU64,
-    /// Tasks released before they started, or for reasons outside of the task.
+    /// Tasks released before they started, or for reasons outside the task.
     pub returned: AtomicU64,
     /// Leases that were lost.
     pub lost: AtomicU64,
@@ -123,7 +123,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Adds the times of a finished task.
+    /// Adds the times of an ended task.
     pub fn add_steps(&self, steps: &Steps) {
         for (sum, spent) in self.nanoseconds.iter().zip(steps.spent) {
             sum.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -136,11 +136,11 @@ impl Stats {
     }
 }
 
-/// Adds one to a counter until it is dropped.
+/// Increments a counter, and decrements it when dropped.
 pub struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
-    /// Adds one to `count`.
+    /// Increments `count`.
     pub fn enter(count: &'a AtomicU64) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)

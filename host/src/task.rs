@@ -1,5 +1,6 @@
-//! The life of one task, from top to bottom. `task/settle.rs` settles it, `task/receipts.rs` reads
-//! and writes its receipt, and `task/guest_log.rs` logs what it prints.
+//! Runs one task, from its leased message to its settled message. `task/plan.rs` brings the inputs
+//! that the task names itself, `task/receipts.rs` reads and writes its receipt, `task/guest_log.rs`
+//! and `task/printed.rs` log and store what it prints, and `task/settle.rs` settles its message.
 
 mod guest_log;
 mod plan;
@@ -40,48 +41,49 @@ pub use plan::{Planner, Planning, Record, Unplanned, Unrecorded};
 pub(crate) use receipts::Inputs;
 use receipts::ReceiptPlace;
 
-/// Messages of more bytes are decoded on a thread that may block.
+/// The most bytes of a message that is decoded on the async thread. A larger message is decoded on
+/// a blocking thread.
 const DECODED_INLINE: usize = 256 << 10;
 
-/// Bytes that an error quotes of the name of a missing output.
+/// The most bytes of a missing output's name that an error quotes.
 const MAX_LISTED: usize = 300;
 
-/// How long a task waits for a bucket that does not take its outputs: at least and at most.
+/// The shortest and longest time that a task waits for a bucket that does not take its outputs.
 const MIN_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PATIENCE: Duration = Duration::from_secs(600);
 
-/// What an attempt has found out so far, for its report.
+/// An attempt: the facts for its report, receipt and log, and the guards that it holds.
 struct Attempt {
     steps: Steps,
     task: Option<Arc<Task>>,
     component: Option<Digest>,
     log: Log,
-    /// The calls that led to the end of a guest that broke off.
+    /// The call stack of a guest that trapped or exited, if it is known.
     trace: Option<Trace>,
     /// The last file call of the guest that failed.
     failed_call: Option<String>,
     receipt: Option<ReceiptPlace>,
-    /// The most memory that the guest had, in bytes.
+    /// The guest's peak memory, in bytes.
     memory: u64,
     /// The guest's processor time, if it was measured.
     cpu_time: Option<Duration>,
-    /// Its place among the tasks that run, once it runs.
+    /// The task's entry in the list of running tasks, once it runs.
     shown: Option<Shown>,
-    /// From the recorded start until the message is settled. Not for a task that runs alone.
+    /// Held from the recorded start until the message is settled. None for a task that runs alone.
     begun: Option<Begun>,
 }
 
 /// How a task goes on after its message is decoded.
 enum Next {
-    /// It is done: its receipt says so.
+    /// The task's receipt says that it is done.
     DoneBefore(Published),
-    /// It runs.
+    /// The task runs.
     Run(Box<Prepared>),
 }
 
-/// What a task needs to run, ready.
+/// Everything that a task needs to run.
 struct Prepared {
-    /// The task as its guest receives it.
+    /// The task as its guest receives it, with the inputs that its plan named.
     told: Arc<Task>,
     inputs: Vec<Input>,
     objects: Vec<ReadObject>,
@@ -107,8 +109,8 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
     fault::point(Reached::Decoded);
     steps.done(Step::Decode);
     let known = decoded.as_ref().ok();
-    // A field that is recorded later would cost as much as the whole span. Its level is that of the
-    // most important line, so that every line that is logged says which task it is about.
+    // Recording a field later would cost as much as the whole span. The span has the highest level,
+    // so that every log line within it names the task.
     let span = tracing::error_span!(
         "task",
         message_id = lease.message().id,
@@ -131,7 +133,7 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
             begun: None,
         };
         let mut end = match services.undeleted.recall(&lease.message().id, &lease.message().body) {
-            // The message came again because it could not be deleted.
+            // The task has ended, but its message could not be deleted and was delivered again.
             Some(ended) => {
                 attempt.task = decoded.ok().map(Arc::new);
                 return attempt.settle_again(services, lease, ended).await;
@@ -152,7 +154,7 @@ pub async fn run(services: &Services, mut lease: Lease, hold: Hold) {
 }
 
 impl Attempt {
-    /// From the decoded message to published outputs.
+    /// Makes the attempt: runs the task of a decoded message and publishes its outputs.
     async fn make(
         &mut self,
         services: &Services,
@@ -166,16 +168,16 @@ impl Attempt {
         let alone = was_crowded || verdict::is_suspect(lease.message());
         let is_trial = services.outages.any();
         if services.outages.is_out(&services.renewing()) {
-            // Without renewals no task can finish, so try that first.
+            // No task can finish without renewals, so try one first.
             lease.renew().await;
             if services.outages.is_out(&services.renewing()) {
                 return Err(Failure::Outage("leases can't be renewed".to_owned()));
             }
         }
 
-        // The guest has not started, so the task can go to another host: a drain ends the attempt
-        // at once. So do slots that stay busy, and an outage, unless this task tries whether the
-        // outage is over.
+        // Before the guest starts, the task can go to another host. So a drain, slots that stay
+        // busy or an outage end the attempt at once. A task that began during an outage tests
+        // whether the outage is over, so the outage does not end its attempt.
         let lost = lease.lost().clone();
         let released = hold.released();
         let next = tokio::select! {
@@ -201,7 +203,7 @@ impl Attempt {
         }
     }
 
-    /// Everything before the recorded start.
+    /// Does everything before the recorded start.
     async fn begin(
         &mut self,
         services: &Services,
@@ -210,7 +212,7 @@ impl Attempt {
         alone: bool,
         hold: &mut Hold,
     ) -> Result<Next, Failure> {
-        // A task that is done is not given up, however many of its hosts have died.
+        // A task that is done is not rejected, even if it has too many deaths.
         if let Some(published) = self.done_before(services, task).await? {
             return Ok(Next::DoneBefore(published));
         }
@@ -220,7 +222,7 @@ impl Attempt {
         self.get_ready(services, lease, task, alone, hold).await
     }
 
-    /// Everything after the recorded start.
+    /// Records the start, executes the task and publishes its outputs.
     async fn run_and_publish(
         &mut self,
         services: &Services,
@@ -276,7 +278,7 @@ impl Attempt {
                 return Err(error.into());
             }
             result => {
-                // Whatever the guest made of an input that was changed while it read it.
+                // An input that changed while the guest read it makes any result invalid.
                 in_place.check()?;
                 if !in_place.is_empty() {
                     services.were_read(&objects);
@@ -315,7 +317,7 @@ impl Attempt {
         let read = match read {
             Some(read) => {
                 let facts = read.facts().await?;
-                // The digests are those of what the guest read.
+                // Confirms that the digests are those of the bytes that the guest read.
                 in_place.check()?;
                 Some(facts)
             }
@@ -331,8 +333,8 @@ impl Attempt {
         }
     }
 
-    /// Writes the outputs to the bucket. Waits for a bucket that does not take them for as long as
-    /// the execution took, because running the task again would take longer.
+    /// Writes the outputs to the bucket. During an outage of the bucket, waits for about as long as
+    /// the execution took, because running the task again would take as long.
     async fn publish(
         &self,
         services: &Services,
@@ -370,7 +372,7 @@ impl Attempt {
         Ok((published, facts))
     }
 
-    /// Everything that comes before the guest: inputs, component, plan, slot.
+    /// Gets what the task needs to run: inputs, component, plan and slot.
     async fn get_ready(
         &mut self,
         services: &Services,
@@ -426,7 +428,7 @@ impl Attempt {
         Ok(Next::Run(Box::new(prepared)))
     }
 
-    /// Has the guest name inputs of its own, and brings them.
+    /// Calls the guest's plan, and brings the inputs that it names.
     async fn plan<'s>(
         &mut self,
         services: &'s Services,
@@ -456,8 +458,8 @@ impl Attempt {
         })
     }
 
-    /// The task's component. `make_room` is called if it takes long to compile, and returns what
-    /// other tasks can use meanwhile.
+    /// Finds the task's component. If compiling it takes long, calls `make_room` to release
+    /// resources that other tasks can use meanwhile.
     async fn find_component(
         &mut self,
         services: &Services,
@@ -482,8 +484,8 @@ impl Attempt {
         Ok(component)
     }
 
-    /// Executes a task that was started before a thread was free. If none becomes free soon, the
-    /// start is taken back, and the task waits for one.
+    /// Executes a task that was started before a thread was free. If no thread becomes free soon,
+    /// takes the start back and waits for a thread.
     async fn execute_ahead(
         &mut self,
         services: &Services,
@@ -534,19 +536,19 @@ impl Attempt {
             shown.publishes();
         }
         self.steps.done(Step::Run);
-        // A task that started ahead has waited for a thread.
+        // The run step of a task that started ahead includes its wait for a thread.
         let waited = self.steps.spent(Step::Run).saturating_sub(execution.elapsed);
         self.steps.move_from(Step::Run, Step::Wait, waited);
         self.steps.move_from(Step::Run, Step::Instantiate, execution.times.of(Phase::Instantiate));
     }
 }
 
-/// A leased task whose plan is called: each call has a turn, and is recorded as a start, so that a
-/// task whose plan kills its hosts is given up.
+/// Records the plan's calls of a leased task. Each call takes a turn and is recorded as a start, so
+/// that a task whose plan kills its hosts is rejected in the end.
 struct Recorded<'a> {
     lease: &'a mut Lease,
     services: &'a Services,
-    /// The task has all turns.
+    /// The task already holds all turns.
     alone: bool,
     turn: Option<OwnedSemaphorePermit>,
 }
@@ -596,7 +598,7 @@ async fn until_ended<T>(
     }
 }
 
-/// Decodes a message; a large one on a thread that may block.
+/// Decodes a message. Decodes a large one on a blocking thread.
 async fn decode(message: &Message) -> Result<Task, DecodeError> {
     if message.body.len() <= DECODED_INLINE {
         return message.task();
@@ -619,7 +621,7 @@ fn not_found(services: &Services, error: CatalogError) -> Failure {
 /// Checks that every output that the guest listed exists.
 ///
 /// # Errors
-/// Names the first that does not.
+/// [`Failure::Missing`] for the first output that does not exist.
 pub async fn check_listed(outputs: &[Output], listed: &[String]) -> Result<(), Failure> {
     let mut turns = Turns::begin();
     for path in listed {

@@ -1,8 +1,8 @@
-//! What OpenTelemetry gets of each attempt: a trace with a span for each step, and the times of the
-//! steps.
+//! Exports each attempt to OpenTelemetry: a trace with a span for each step, and the durations of
+//! the steps.
 //!
-//! A trace is made when the attempt has ended, from the times that were measured anyway. A layer such
-//! as `tracing-opentelemetry` would make spans of log lines, and cost every task something.
+//! The trace is created when the attempt has ended, from times that are measured in any case. A
+//! layer such as `tracing-opentelemetry` would turn log lines into spans, at a cost for every task.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::activity::{self, End};
 use crate::message::Task;
 use crate::stats::{Step, Steps};
 
-/// Where the traces and times of attempts go.
+/// The destinations of traces and durations.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     tracer: Option<BoxedTracer>,
@@ -32,24 +32,24 @@ struct Times {
 /// An attempt that has ended.
 #[derive(Debug)]
 pub(crate) struct Attempted<'a> {
-    /// The task, if the message is one.
+    /// The task. `None` if the message is not a task.
     pub(crate) task: Option<&'a Task>,
-    /// Its name is one of those that are counted by themselves.
+    /// The task's name has its own counts.
     pub(crate) is_known: bool,
     pub(crate) attempt: u32,
     pub(crate) end: End,
-    /// Why it failed.
+    /// The error, if the attempt failed.
     pub(crate) reason: &'a str,
     pub(crate) steps: &'a Steps,
 }
 
 impl Telemetry {
-    /// Traces go to `tracer`, and times to `meter`.
+    /// Sends traces to `tracer`, and durations to `meter`.
     pub fn new(tracer: Option<BoxedTracer>, meter: Option<&Meter>) -> Self {
         Self { tracer, times: meter.map(Times::new) }
     }
 
-    /// Notes the end of an attempt.
+    /// Records the end of an attempt.
     pub(crate) fn ended(&self, attempted: &Attempted<'_>) {
         if let Some(times) = &self.times {
             times.add(attempted);

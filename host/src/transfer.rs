@@ -1,8 +1,7 @@
 //! Messages in bulk: sent to a queue, copied or moved to another, and sent back from an error
 //! queue.
 //!
-//! Nothing here writes to a terminal. An [`Observer`] is told how far the transfer is and which
-//! messages were refused.
+//! Nothing here writes to a terminal. An [`Observer`] is told about progress and refused messages.
 
 pub mod audit;
 pub mod check;
@@ -25,7 +24,7 @@ pub use refusals::{Rejects, RejectsError};
 
 use crate::queue::Address;
 
-/// Follows a transfer.
+/// Receives the events of a transfer.
 pub trait Observer: Send + Sync {
     /// This queue did not exist and was created.
     fn created(&self, queue: &Address);
@@ -73,7 +72,7 @@ impl fmt::Display for MessageOrigin {
 mod tests {
     use super::*;
 
-    /// Follows nothing.
+    /// Ignores all events.
     pub(super) struct Unobserved;
 
     impl Observer for Unobserved {

@@ -1,13 +1,12 @@
-//! Yields for async tasks that make many short file calls, so that others on the thread get their
-//! turn.
+//! Lets an async task that makes many short file calls yield to other tasks of the runtime.
 
 use std::time::{Duration, Instant};
 
-/// The length of a turn. The number of calls in it depends on the disk: a call on a network file
+/// The length of a turn. It is a time and not a number of calls, because one call on a network file
 /// system may take a millisecond.
 const TURN: Duration = Duration::from_millis(1);
 
-/// The current turn of a task.
+/// The current turn of an async task.
 #[derive(Debug)]
 pub(crate) struct Turns {
     began: Instant,

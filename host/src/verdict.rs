@@ -1,6 +1,6 @@
-//! The one table that decides what follows the end of an attempt.
+//! Decides what follows the end of an attempt.
 //!
-//! No other code retries, rejects or abandons a task.
+//! No other code decides to retry, reject or abandon a task.
 
 use std::time::Duration;
 
@@ -29,17 +29,17 @@ pub enum Verdict {
     },
     /// Send a report to the error queue, then delete the message.
     Reject,
-    /// Leave the message alone: another host has it.
+    /// Do nothing with the message: another host has leased it.
     Abandon,
 }
 
 impl Verdict {
-    /// Whether the task is to run again because this attempt failed.
+    /// Whether the task runs again because this attempt failed.
     pub fn is_retry(&self) -> bool {
         matches!(self, Self::Retry { .. })
     }
 
-    /// Whether the attempt ended for a reason of the task: it is done, or it failed.
+    /// Whether the attempt counts: the task succeeded or failed.
     pub fn is_of_the_task(&self) -> bool {
         matches!(self, Self::Done | Self::Retry { .. } | Self::Reject)
     }
@@ -48,10 +48,10 @@ impl Verdict {
 /// How often and how fast a task is retried.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// Attempts after which a task goes to the error queue.
+    /// The number of failed attempts after which a task is rejected.
     pub max_attempts: u32,
-    /// Executions that ended with the loss of their host, after which a task goes to the error
-    /// queue. More than attempts, because most hosts die for reasons of their own.
+    /// The number of deaths after which a task is rejected. It is higher than `max_attempts`,
+    /// because the task is seldom the reason why a host is killed.
     pub max_deaths: u32,
     /// The wait before the second attempt. It doubles with each further attempt.
     pub first_retry: Duration,
@@ -70,16 +70,16 @@ impl Default for Policy {
     }
 }
 
-/// Executions without a recorded end after which a task may be what kills its hosts. From then on
-/// it runs alone, so that no other task dies with it.
+/// The number of executions without a recorded end after which the task may be the reason why its
+/// hosts were killed. It then runs alone, so that no other task is killed with it.
 const SUSPECT_AFTER: u32 = 2;
 
-/// The limit on deliveries without a recorded end, for a queue that records no more. Far more than
-/// deaths: the message may only have been held when its host was killed.
+/// The limit on deliveries without a recorded end, for a queue that can't record starts. It is far
+/// higher than the limit on deaths, because the killed host may only have held the message.
 const MAX_UNACCOUNTED: u32 = 20;
 
-/// Whether a task may run again, given the earlier deliveries of its message.
-/// `limits_deliveries`: the queue itself removes a message that was delivered too often.
+/// Checks that a task may run again, given the earlier deliveries of its message. If
+/// `limits_deliveries` is true, the queue itself removes a message that was delivered too often.
 ///
 /// # Errors
 /// The failure that ends the task.
@@ -103,14 +103,14 @@ pub fn is_suspect(message: &Message) -> bool {
     message.deaths.saturating_add(message.unaccounted) >= SUSPECT_AFTER
 }
 
-/// The verdict on a message whose report the queue did not take while the lease lasted: the
-/// message comes back.
+/// The verdict on a message whose report could not be sent while the lease lasted: release the
+/// message.
 pub fn unsettled() -> Verdict {
     Verdict::Return { after: Duration::ZERO }
 }
 
-/// How long a message stays invisible when its component has been compiling for `since`: about as
-/// long again. Longer where the queue itself limits deliveries, so that few are used up.
+/// How long a message stays invisible when its component has been compiling for `since`: about the
+/// same time. Longer if the queue itself limits deliveries, because each release uses one up.
 pub fn until_compiled(since: Duration, limits_deliveries: bool) -> Duration {
     let full = match limits_deliveries {
         false => since.clamp(Duration::from_secs(2), Duration::from_secs(30)),
@@ -119,7 +119,7 @@ pub fn until_compiled(since: Duration, limits_deliveries: bool) -> Duration {
     vary(full)
 }
 
-/// Decides. `attempt` is the number of the attempt that failed, from 1.
+/// The verdict on a failed attempt. `attempt` is its number, from 1.
 pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
     let reject = Verdict::Reject;
     let abandon = Verdict::Abandon;
@@ -127,8 +127,8 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         true => Verdict::Reject,
         false => Verdict::Retry { after: backoff(attempt, policy) },
     };
-    // A host that stops, or whose slots stay busy, releases tasks for others to take at once. A host
-    // that can't work must not spin on the same message.
+    // If this host stops or its slots stay busy, another host can take the task at once. In an
+    // outage, this host must not lease the same message again and again.
     let at_once = Verdict::Return { after: Duration::ZERO };
     let later = Verdict::Return { after: backoff(1, policy) };
     match failure {
@@ -140,7 +140,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         // The input may still be on its way to the bucket.
         Failure::Prefetch(PrefetchError::NotFound { .. }) => retry,
         Failure::Prefetch(PrefetchError::Invalid { .. }) => reject,
-        // Not an outage: the diagnosis looked for one before.
+        // The diagnosis has already turned outages into `Failure::Outage`.
         Failure::Prefetch(
             PrefetchError::Unavailable { .. }
             | PrefetchError::Changed { .. }
@@ -158,7 +158,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
         Failure::Catalog(CatalogError::NotAGuest { .. }) => retry,
         Failure::Catalog(CatalogError::Unavailable { .. }) => retry,
         Failure::Catalog(CatalogError::NotListed { .. }) => reject,
-        // The component is to blame, and may be replaced.
+        // The problem is the component, not the task, and the component may be replaced.
         Failure::Catalog(CatalogError::NotYet { .. } | CatalogError::NotTrusted { .. }) => later,
         Failure::NotYet { after, .. } => Verdict::Return { after: *after },
 
@@ -167,12 +167,12 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
 
         Failure::Run(error) => match error {
             RunError::Retry { .. } | RunError::Trap { .. } | RunError::Broke => retry,
-            // More than the disk can hold.
+            // Not an outage: the task may need more than the disk can hold.
             RunError::Shortage { .. } => retry,
             RunError::Reject { .. } | RunError::Unsuccessful => reject,
-            // Time depends on the load of the machine, and another host may have more memory. The
-            // other limits are the same everywhere: another try would take about the same processor
-            // time.
+            // The elapsed time depends on the machine's load, and another host may have more
+            // memory. A task would exceed any other limit in each attempt, including the limit on
+            // processor time.
             RunError::Limit {
                 limit:
                     sandbox::Limit::Time(_) | sandbox::Limit::PlanTime(_) | sandbox::Limit::AllMemory(_),
@@ -183,7 +183,7 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
             RunError::Host(_) | RunError::Crowded { .. } => later,
         },
 
-        // The same task would ask for the same again.
+        // Another attempt would ask for the same inputs, or list the same outputs.
         Failure::Plan(_) => reject,
         Failure::Missing(_) => reject,
         Failure::Publish(PublishError::Invalid { .. }) => reject,
@@ -192,8 +192,8 @@ pub fn judge(failure: &Failure, attempt: u32, policy: &Policy) -> Verdict {
     }
 }
 
-/// The wait before the attempt after `attempt`. It doubles with each attempt, and varies so that
-/// tasks that failed together don't come back together.
+/// The wait after a failed attempt. It doubles with each attempt, and varies so that tasks that
+/// failed together are not retried together.
 fn backoff(attempt: u32, policy: &Policy) -> Duration {
     let doublings = attempt.saturating_sub(1).min(30);
     let full = policy.first_retry.saturating_mul(1 << doublings).min(policy.longest_retry);
@@ -214,7 +214,7 @@ mod tests {
     use crate::message;
     use crate::sandbox::{Limit, Phase};
 
-    /// Checks the verdicts on a first and on a last attempt that fail in this way.
+    /// Checks the verdicts on a first and on a last attempt that end with `failure`.
     fn check(failure: &Failure, first: &str, last: &str) {
         let policy = Policy::default();
         for (attempt, want) in [(1, first), (policy.max_attempts, last)] {
@@ -339,7 +339,7 @@ mod tests {
             deliveries
         };
         for _ in 0..100 {
-            // As long as compiling may take by default.
+            // The longest time that compiling may take by default is 1200 s.
             assert!(deliveries(1200, true) <= 7);
             assert!(deliveries(20, true) <= 2);
             assert!(deliveries(20, false) <= 7 && deliveries(1200, false) >= 30);

@@ -14,21 +14,21 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     format!("{} … ({} bytes cut)", &text[..end], text.len() - end).into()
 }
 
-/// The first `most` bytes of what `shown` writes, with a mark if there is more. The rest is never
+/// The first `most` bytes that `shown` writes, with a mark if there is more. The rest is not
 /// formatted, because writing fails at the limit.
 pub fn bounded(shown: &dyn fmt::Display, most: usize) -> String {
     let mut words = Bounded::new(most);
-    // The error only says that the limit was reached, and the mark says that too.
+    // The error means that the limit was reached, which the mark already shows.
     let _ = write!(words, "{shown}");
     words.finish()
 }
 
-/// The same on one line, with escapes for characters that are not plain.
+/// As [`bounded`], on one line, with escapes for characters that are not plain.
 pub fn bounded_line(shown: &dyn fmt::Display, most: usize) -> String {
     plain::escape(&bounded(shown, most)).into_owned()
 }
 
-/// Takes text up to a limit, and fails then.
+/// Collects text up to a limit. Writing more fails.
 pub struct Bounded {
     words: String,
     most: usize,
@@ -36,7 +36,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Takes up to `most` bytes.
+    /// Collects up to `most` bytes.
     pub fn new(most: usize) -> Self {
         Self { words: String::new(), most, is_cut: false }
     }

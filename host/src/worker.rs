@@ -27,38 +27,38 @@ mod quiet;
 const SHORTEST_LONG_POLL: Duration = Duration::from_secs(5);
 /// How long a host that must stop at once tries to release its tasks.
 const RELEASING: Duration = Duration::from_secs(10);
-/// How long a stopping host waits for the answer to its last receive: one poll and the way back.
+/// How long a stopping host waits for the answer to its last receive: one poll and its latency.
 const LAST_POLL: Duration = Duration::from_secs(25);
 
 /// The loop, and the tasks that the host holds.
 pub struct Worker {
     services: Arc<Services>,
     holds: Arc<Holds>,
-    /// Notified when the last task under way has ended.
+    /// Notified when the last task has ended.
     idle: Notify,
-    /// What it was asked for and has reached.
+    /// The goal that the host has reached.
     goal: OnceLock<Goal>,
-    /// Until when running tasks may finish, if that is not the grace period.
+    /// The time until which running tasks may finish, if it replaces the grace period.
     until: watch::Sender<Option<Instant>>,
 }
 
-/// What a host that ends by itself has reached.
+/// The goal that made a host end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// An empty queue.
+    /// The queue is empty.
     Empty,
-    /// A time without a task.
+    /// The host had no task for some time.
     Idle,
-    /// A number of tasks.
+    /// A number of tasks ended.
     Tasks,
-    /// A time.
+    /// A time has passed.
     Time,
 }
 
 /// Why a host stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// It reached what it was asked for: an empty queue, a number of tasks, or a time.
+    /// It reached its goal: an empty queue, a number of tasks, or a time.
     Finished,
     /// It was told to stop, and all running tasks finished.
     Drained,
@@ -80,20 +80,21 @@ impl Worker {
         }
     }
 
-    /// What made the host end by itself, if it did.
+    /// The goal that made the host end by itself, if it did.
     pub fn goal(&self) -> Option<Goal> {
         self.goal.get().copied()
     }
 
-    /// Gives the tasks of a host that is told to stop until `time`, instead of the grace period from
-    /// then on. May change.
+    /// Sets the time until which running tasks may finish after the host is told to stop, instead
+    /// of the grace period. Can be called again.
     pub fn may_run_until(&self, time: Instant) {
         self.until.send_replace(Some(time));
     }
 
     /// Works until there is a reason to stop. After `drain` is cancelled, running tasks have the
-    /// grace period to finish; the others are released. After `kill` is cancelled, all tasks are
-    /// released. Leases are renewed on `renewals`, a runtime that tasks' file calls can't block.
+    /// grace period to finish, and the other tasks are released. After `kill` is cancelled, all
+    /// tasks are released. Leases are renewed on `renewals`, a runtime that tasks' file calls can't
+    /// block.
     pub async fn run(
         self: Arc<Self>,
         drain: CancellationToken,
@@ -123,7 +124,7 @@ impl Worker {
         stopped
     }
 
-    /// Waits for the queues' last answers and for uploads to be aborted.
+    /// Waits for the last answers of the queues, and until uploads are aborted.
     async fn close(&self, kill: &CancellationToken) {
         let Services { queue, bucket, .. } = &*self.services;
         let explain = async {
@@ -150,7 +151,7 @@ impl Worker {
         }
     }
 
-    /// Lets the tasks under way finish, or releases them.
+    /// Lets the current tasks finish, or releases them.
     async fn end(
         &self,
         tasks: &TaskTracker,
@@ -187,7 +188,7 @@ impl Worker {
         Stopped::Killed
     }
 
-    /// Waits for the end of the time that running tasks have from now on.
+    /// Waits until the time for running tasks is over. The grace period starts now.
     async fn time_is_over(&self) {
         let grace = Instant::now() + self.services.config.stop.grace;
         let mut until = self.until.subscribe();
@@ -201,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// Leases messages and starts their tasks, until the host has done what it was asked for.
+    /// Leases messages and starts their tasks, until the host has reached its goal.
     async fn take_tasks(self: &Arc<Self>, leases: &Leases, tasks: &TaskTracker) -> Goal {
         let Services { config, queue, outages, .. } = &*self.services;
         let over = async {
@@ -211,11 +212,11 @@ impl Worker {
             }
         };
         let mut over = std::pin::pin!(over);
-        // A poll that is under way when the host is told to stop ends within the grace period.
+        // A poll that is active when the host is told to stop ends within the grace period.
         let longest = LONG_POLL.min(config.stop.grace.max(SHORTEST_LONG_POLL));
         let mut polls = Polls::new(config.stop.exit_when_empty, queue.batch() > 1, longest);
         let mut is_told_idle = false;
-        // How long the next poll may take, because of the time after which an idle host leaves.
+        // The maximum time for the next poll, so that an idle host leaves in time.
         let mut until_left = config.stop.exit_when_idle;
         let mut quiet = Quiet::default();
         let mut idle = Idle::new(Instant::now());
@@ -231,7 +232,7 @@ impl Worker {
                         polls.next(Instant::now(), self.holds.last_freed(), until_free, until_left)
                     }
                 };
-                // Tokio's shortest sleep is a millisecond.
+                // Tokio can't sleep for less than a millisecond.
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
                 }
@@ -247,8 +248,8 @@ impl Worker {
             let (permits, leased) = tokio::select! {
                 biased;
                 next = next => next,
-                // The last task under way has ended. If the queue has no message to lease right
-                // now either, it may be empty.
+                // The last task has ended. The queue may be empty, if it also has no message to
+                // lease now.
                 () = self.idle.notified(), if config.stop.exit_when_empty => {
                     is_told_idle = true;
                     continue;
@@ -266,7 +267,7 @@ impl Worker {
                     }
                     let (now, is_idle) = (Instant::now(), none && tasks.is_empty());
                     let is_quiet = quiet.lasts(now, is_idle, leases.last_return());
-                    // The messages of tasks under way are in the queue.
+                    // The messages of current tasks are still in the queue.
                     if config.stop.exit_when_empty && is_idle && is_empty(&**queue, is_quiet).await
                     {
                         return Goal::Empty;
@@ -304,7 +305,7 @@ impl Worker {
     fn begin(self: &Arc<Self>, lease: Lease, permit: OwnedSemaphorePermit, tasks: &TaskTracker) {
         let (worker, hold) = (self.clone(), self.holds.hold(permit));
         let others = tasks.clone();
-        // Boxed, because a future of this size is moved several times.
+        // Boxed, because this large future is moved several times.
         tasks.spawn(Box::pin(async move {
             task::run(&worker.services, lease, hold).await;
             if others.len() == 1 {
@@ -313,7 +314,7 @@ impl Worker {
         }));
     }
 
-    /// How many tasks may still start before the number asked for is reached.
+    /// The number of tasks that may still start before `--max-tasks` is reached.
     fn still_wanted(&self, tasks: &TaskTracker) -> u64 {
         match self.services.config.stop.max_tasks {
             None => u64::MAX,
@@ -321,8 +322,7 @@ impl Worker {
         }
     }
 
-    /// Whether the number of tasks asked for has ended. Waits while the tasks under way may be
-    /// the last ones.
+    /// Whether `--max-tasks` tasks have ended. Waits while the current tasks may be the last ones.
     async fn has_done_enough(&self, tasks: &TaskTracker) -> bool {
         let Some(most) = self.services.config.stop.max_tasks else { return false };
         loop {
@@ -337,8 +337,8 @@ impl Worker {
     }
 }
 
-/// Whether the queue holds no message, leased or not. `is_quiet` decides for a queue that can't
-/// count its messages.
+/// Whether the queue has no messages, leased or not. `is_quiet` is the answer for a queue that
+/// can't count its messages.
 async fn is_empty(queue: &dyn Queue, is_quiet: bool) -> bool {
     match queue.counts().await {
         Ok(counts) => counts.enqueued.map_or(is_quiet, |enqueued| enqueued == 0),

@@ -1,4 +1,4 @@
-//! The real program, as people and scripts use it.
+//! Tests of the real program, as people and scripts use it.
 
 #[path = "cli/compiling.rs"]
 mod compiling;
@@ -14,12 +14,12 @@ use std::process::{Command, Output, Stdio};
 
 use guest::{End, component};
 
-/// A directory to work in, and a cache of its own.
+/// A temporary working directory, with its own cache.
 struct Place {
     dir: tempfile::TempDir,
 }
 
-/// How a call ended.
+/// The result of a command.
 struct Ended {
     code: Option<i32>,
     stdout: String,
@@ -69,7 +69,7 @@ impl Place {
         Ended::of(child.wait_with_output().unwrap())
     }
 
-    /// The numbers of messages in a queue, and of those that were ever sent to it.
+    /// The number of messages in a queue.
     fn enqueued(&self, queue: &str) -> u64 {
         let status = self.run(&format!("queue status {queue} --json")).ok();
         let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
@@ -131,7 +131,7 @@ fn one_command_works_in_an_empty_directory() {
     for made in ["queue", "queue-errors", "bucket", ".cache/task-host"] {
         assert!(place.has(made), "{made}");
     }
-    // The second time nothing is new.
+    // The second time, nothing is created.
     let again = place.run("run --fq ./queue -x").ok();
     assert!(!again.stderr.contains("created"), "{}", again.stderr);
 }
@@ -155,7 +155,7 @@ fn tasks_are_run_and_what_came_of_them_is_said() {
     ended.says("1 rejected").says("host queue errors fq://./queue");
     place.run("queue ls ./queue-errors").ok().says("no good");
 
-    // The component is put right, and the task put back.
+    // The component is fixed, and the task sent back.
     place.run("component push good.wasm --name BAD").ok().says("replaced BAD");
     place.run("submit --fq ./queue --from-errors ./queue-errors").ok().says("1 task sent");
     assert_eq!(place.enqueued("queue-errors"), 0);
@@ -189,7 +189,7 @@ fn a_damaged_cache_is_found_put_right_and_fetched_again() {
         fs::remove_file(file).unwrap();
         fs::write(file, bytes).unwrap();
     }
-    // A run finds out by itself, as does a look at all of it.
+    // A run finds the damage by itself, and so does `cache verify`.
     place.run(submit).ok();
     place
         .run("run --fq ./queue -x")
@@ -231,7 +231,7 @@ fn inputs_come_from_a_bucket_of_their_own() {
     place.run(submit).ok();
     let run = "run --fq ./queue -x --input-bucket";
     place.run(&format!("{run} ./inputs")).ok().says("1 done");
-    // Where they are not, nothing else is taken instead.
+    // If the input bucket lacks an input, no other bucket is used.
     place.run(submit).ok();
     let ended = place.run(&format!("{run} ./bucket --max-attempts 1")).exits(3);
     ended.says("has no object `d/a`");
@@ -276,7 +276,7 @@ fn credentials_of_aws_are_found_where_its_tools_find_them() {
     let none = run(&[endpoint, ("AWS_REGION", "us-east-1")]);
     none.says("no credentials for AWS were found").says("--anonymous");
 
-    // The chain ends at this answer only if it got that far.
+    // This answer shows that credentials were found.
     let answer = "there is no bucket `no-such-bucket-here`";
     let program = r#"{"Version": 1, "AccessKeyId": "id", "SecretAccessKey": "key"}"#;
     place.write("credentials.json", program);
@@ -393,7 +393,7 @@ fn flags_come_before_variables_before_the_file_before_defaults() {
     check("lease", "8m", "HOST_LEASE");
     check("parallel", "5", "--parallel");
     check("prefetch", "(soon)", "default");
-    // An empty variable is one that is not set.
+    // An empty variable counts as unset.
     check("memory", "1GiB", "default");
 
     let mut command = place.host("config");
@@ -479,7 +479,7 @@ fn numbers_of_python_are_kept_byte_for_byte() {
     place.write("bad.wasm", component(End::Reject));
     place.run("component push bad.wasm --name BAD").ok();
     place.run("run --fq ./queue -x").exits(3);
-    // The report is JSON for everybody.
+    // The report is JSON that every parser accepts.
     let report = place.run("queue ls ./queue-errors --json").ok().json();
     assert_eq!(report["message"]["task"], line);
     place.run("queue ls ./queue-errors").ok().says("BAD -1 in \"d\", 0 inputs: no good");
@@ -547,7 +547,8 @@ fn an_object_that_no_task_can_be_made_of_is_refused_wherever_it_is_listed() {
         ended.says(&format!("d/{bad}/x.png: has no base directory"));
         assert_eq!(place.enqueued("queue"), 3);
     }
-    // None at all is an error of whoever asked, and so is a payload that is never JSON.
+    // If no object can become a task, the command line is wrong. The same holds for a payload that
+    // is never JSON.
     let place = Place::new();
     place.write("bucket/d/x.png", "x");
     let mut command = place.host("submit --fq ./queue --name A --each");
@@ -630,7 +631,7 @@ fn an_option_of_another_kind_of_tasks_is_no_option_that_is_ignored() {
         assert!(ended.stderr.contains("cannot be used with"), "{}", ended.stderr);
     }
     assert!(!place.has("q"));
-    // What chooses among the tasks of an error queue stays.
+    // Options that choose among the tasks of an error queue are accepted.
     place.feed("submit --fq q", lines(0..1).as_bytes()).ok();
     place.run("submit --fq r --from-errors q --name A --limit 2").ok();
 }
@@ -658,7 +659,7 @@ fn only_the_wanted_reports_go_back() {
             r#"{{"basic_info": {{"name": "{name}", "base_directory": "d"}}, "task": {{"basic_info": {{"name": "{name}", "base_directory": "d"}}}}, "exception": "x"}}"#
         )
     };
-    // Reports that are tasks as well, so that `submit` takes them.
+    // Reports that are also valid tasks, so that `submit` accepts them.
     let text = [report("A"), report("B"), report("A")].join("\n");
     place.feed("submit --fq ./errors", text.as_bytes()).ok();
     place.run("submit --fq ./queue --from-errors ./errors --dry-run").ok().says("3 tasks would be");
@@ -698,7 +699,7 @@ fn wrong_files_are_not_pushed() {
         (core instance $i (instantiate $m))
         (func $f (canon lift (core func $i "f")))
         (export "prepare" (func $f)) (export "execute" (func $f)) (export "finalize" (func $f))"#;
-    // Only the names are right.
+    // Only the names of the exports are right.
     check("shape.wasm", &wat(&format!("(component {calls})")), "can't be run");
     check(
         "http.wasm",
@@ -740,7 +741,7 @@ fn a_component_has_a_history_and_goes_back_in_it() {
         let shown = place.run(&format!("component inspect {name} --json")).json();
         shown["digest"].as_str().unwrap().to_owned()
     };
-    // A component that an earlier host or `cp` put there.
+    // A component that an older `host` or `cp` put there.
     place.write("bucket/components/A.wasm", component(End::Trap));
     place.run("component history A").ok().says("did not put there");
     place.run("component push good.wasm --name A").ok().says("replaced A");
@@ -751,7 +752,7 @@ fn a_component_has_a_history_and_goes_back_in_it() {
     let digests: Vec<&str> = versions.iter().filter_map(|v| v["digest"].as_str()).collect();
     assert_eq!(digests, [digest("bad.wasm"), digest("good.wasm"), digest("trap.wasm")], "{listed}");
     assert_eq!(versions[0]["is_current"], true);
-    // The component is a whole one, as for all hosts, and versions are not components of their own.
+    // `A.wasm` is the whole component, and versions are not listed as components.
     assert_eq!(digest("A"), digest("bad.wasm"));
     let shown = place.run("component ls").ok();
     assert_eq!(shown.stdout.lines().count(), 1, "{}", shown.stdout);
@@ -891,7 +892,7 @@ fn a_new_project_says_what_to_do_with_it() {
     place.run("new 3d").exits(2).says("has to start with a letter");
 }
 
-/// Waits for a line of a child's standard error that has `text`.
+/// Waits for a line with `text` in a child's standard error. Returns all lines up to it.
 fn wait_for(stderr: &mut impl std::io::BufRead, text: &str) -> String {
     let mut all = String::new();
     loop {
@@ -904,7 +905,7 @@ fn wait_for(stderr: &mut impl std::io::BufRead, text: &str) -> String {
     }
 }
 
-/// A host with one task that never ends, which has begun.
+/// Starts a host with one task that never ends, and waits until the task has started.
 fn stuck(place: &Place, options: &str) -> (std::process::Child, impl std::io::BufRead + use<>) {
     place.write("never.wasm", component(End::Never));
     place.run("component push never.wasm --name NO_OP").ok();
@@ -915,7 +916,7 @@ fn stuck(place: &Place, options: &str) -> (std::process::Child, impl std::io::Bu
     let began = || {
         fs::read_dir(place.path("queue/movement")).unwrap().any(|file| {
             let history = fs::read_to_string(file.unwrap().path()).unwrap_or_default();
-            // A start is an empty line.
+            // An empty line in the history marks a start.
             history.lines().any(str::is_empty)
         })
     };
@@ -972,8 +973,8 @@ fn a_host_that_is_told_to_stop_exits_with_zero() {
     }
 }
 
-/// A command's help without the settings if it takes all of them: the reference lists them, and a
-/// test compares it.
+/// A command's help. If the command takes all settings, the help without them: another test
+/// compares the settings with the reference.
 fn without_settings(help: &str) -> String {
     match help.split_once("\nQueues:\n") {
         Some((before, settings)) if settings.contains("--listen <") => {
@@ -1014,7 +1015,7 @@ fn quiet_commands_say_nothing_unless_something_is_wrong() {
     let sent = place.feed("submit --fq ./queue -q", lines(0..3).as_bytes()).ok();
     assert!(sent.stderr.is_empty() && sent.stdout.is_empty(), "{}", sent.stderr);
     place.feed("submit --fq ./queue -q", b"oops\n").exits(3).says("line 1: message");
-    // What was asked for is still on standard output.
+    // Results are still printed on standard output.
     place.write("good.wasm", component(End::Done));
     for line in [
         "new edge-finder -q",

@@ -1,4 +1,4 @@
-//! What it costs a task that a host can be watched.
+//! Tests the cost per task of recording activity for monitoring.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,17 +15,17 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: all calls are passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that ends has no count any more.
+        // The count of an ending thread may already be destroyed.
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller says.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -54,7 +54,7 @@ fn recording_a_task_allocates_nothing() {
         steps.done(Step::Settle);
         activity.ends(Some(&task.name), End::Done, &steps);
     };
-    // The first task of a name and of a slot makes room for those after it.
+    // The first task of a name and of a slot allocates memory that later tasks reuse.
     record();
     assert_eq!(allocations(|| (0..1000).for_each(|_| record())), 0);
     assert_eq!(activity.names()[0].counts.count(End::Done), 1001);

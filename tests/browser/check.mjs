@@ -1,6 +1,7 @@
 // Checks the status page in a browser: `node check.mjs NAME ADDRESS PICTURES`.
 //
-// ADDRESS is a real host or dashboard. Most checks use its page with figures of their own.
+// ADDRESS is the address of a real host or dashboard. Most checks use its page with their own
+// figures.
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -11,14 +12,14 @@ import { StandIn } from "./stand_in.mjs";
 const now = () => Date.now() / 1000;
 const text = (page, selector) => page.locator(selector).innerText();
 
-/** The value of a figure at the top. */
+/** The value of a figure at the top of the page. */
 const figure = (page, label) => page.locator(".figure", { hasText: label }).locator(".value").innerText();
 
-/** How hostile texts begin that are not shown as they are. */
+/** The escaped beginnings of hostile texts that the page must escape. */
 const SHOWN = { reversed: "safe \\u{202e} exe.gpj", terminal: "\\u{1b}]0;title\\u{7}", invisible: "in\\u{200b}visi\\u{ad}ble" };
 
 const checks = {
-  /** A real host that runs tasks which print, sleep and fail with markup. */
+  /** A real host with tasks that print, sleep, and fail with markup in their errors. */
   async real(browser, address) {
     const page = await open(browser, address);
     await page.locator("#running-table tbody tr", { hasText: "misbehave" }).first().waitFor();
@@ -29,7 +30,7 @@ const checks = {
     assert.match(await text(page, "#link"), /Live/);
     assert.equal(await page.locator("#charts .chart").count(), 3);
     await isWell(page, "a real host");
-    // It goes on without a reload.
+    // The page updates without a reload.
     const before = await figure(page, "Done");
     await page.waitForFunction((value) => {
       const figures = [...document.querySelectorAll(".figure")];
@@ -39,7 +40,7 @@ const checks = {
     await isWell(page, "a real host, later");
   },
 
-  /** A dashboard of the heartbeats of 40 hosts, two of which are silent, and of hostile ones. */
+  /** A dashboard of 40 hosts, two of which are silent, and of hosts with hostile texts. */
   async dashboard(browser, address) {
     const page = await open(browser, address);
     const rows = page.locator("#hosts-table tbody tr");
@@ -58,7 +59,7 @@ const checks = {
     await isWell(page, "a dashboard, later");
   },
 
-  /** One host in light and dark, wide and on a phone. */
+  /** One host in light and dark, on a wide screen and on a phone. */
   async host(browser, address, pictures) {
     const server = await StandIn.of(address);
     server.figures = host(now());
@@ -86,7 +87,7 @@ const checks = {
     await server.stop();
   },
 
-  /** 40 hosts; the time until they are shown, and the bytes. */
+  /** 40 hosts: the time until the page shows them, and the number of bytes. */
   async fleet(browser, address, pictures) {
     const server = await StandIn.of(address);
     server.figures = fleet(40, now());
@@ -95,7 +96,7 @@ const checks = {
       const what = `40 hosts, ${view.scheme}, ${view.size}`;
       const rows = page.locator("#hosts-table tbody tr");
       assert.equal(await rows.count(), 40);
-      // Silent ones come first.
+      // Silent hosts come first.
       assert.match(await rows.nth(0).innerText(), /node-07[^]*silent for \d+m/);
       assert.match(await rows.nth(1).innerText(), /node-24[^]*silent for \d+m/);
       assert.match(await rows.nth(2).innerText(), /node-01[^]*working[^]*×/);
@@ -114,7 +115,7 @@ const checks = {
     }
     const page = await open(browser, server.address, { scheme: "dark" });
     await picture(page, join(pictures, "fleet-dark-wide.webp"), { height: 1000 });
-    // A host of its own, and back.
+    // Opens the view of one host, and goes back.
     await page.locator("#hosts-filter").fill("node-31");
     assert.equal(await page.locator("#hosts-table tbody tr").count(), 1);
     await page.locator("#hosts-table a").click();
@@ -128,7 +129,7 @@ const checks = {
     await server.stop();
   },
 
-  /** Hostile texts in every place where the page shows a text. */
+  /** Hostile texts in every place in which the page shows a text. */
   async hostile(browser, address) {
     const server = await StandIn.of(address);
     for (const size of ["wide", "phone"]) {
@@ -147,7 +148,7 @@ const checks = {
         const start = SHOWN[name] ?? hostile.slice(0, 5);
         await page.waitForFunction((words) => document.getElementById("title").textContent.startsWith(words), start);
         await unfold(page);
-        // A text is a text: it makes no element.
+        // A text is shown as text, and creates no element.
         assert.deepEqual(await elements(), harmless, what);
         const places = ["#title", "#where", "#outages", "#running-table .name", "#running-table .id", "#running-table .one",
           "#causes .two", "#causes .facts", "#causes p", "#causes pre", "#names-table .name", "#settings-table", "#about-table"];
@@ -163,7 +164,7 @@ const checks = {
       await page.locator("#hosts-table tbody tr").nth(Object.keys(HOSTILE).length - 1).waitFor();
       await isPlain(page, "hostile hosts");
       await isWell(page, `hostile hosts, ${size}`);
-      // The address of a host is made of its name, and chooses nothing else.
+      // The link to a host contains its name, and leads only to that host.
       for (let n = 0; n < Object.keys(HOSTILE).length; n += 1) {
         await page.locator("#hosts-table a").nth(n).click();
         await page.locator("#about").waitFor();
@@ -176,7 +177,7 @@ const checks = {
     await server.stop();
   },
 
-  /** All that a pointer does, a keyboard does. */
+  /** Every action with a pointer is also possible with a keyboard. */
   async keyboard(browser, address) {
     const server = await StandIn.of(address);
     server.figures = host(now());
@@ -192,7 +193,7 @@ const checks = {
     await page.keyboard.press("ArrowLeft");
     await page.keyboard.press("ArrowLeft");
     assert.match(await legend.innerText(), /at \d\d:\d\d/);
-    // The same minute in each chart.
+    // All charts show the same minute.
     assert.match(await page.locator(".legend").nth(2).innerText(), /at \d\d:\d\d/);
     await page.keyboard.press("Escape");
     assert.doesNotMatch(await legend.innerText(), /at \d\d:\d\d/);
@@ -204,7 +205,7 @@ const checks = {
     assert.equal(await focused(), "SUMMARY");
     await page.keyboard.press("Enter");
     await page.locator("#causes pre", { hasText: "index out of bounds" }).waitFor();
-    // What is unfolded and focused stays when figures change.
+    // Unfolded and focused elements stay so when figures change.
     const next = host(now());
     next.now.totals.done += 1;
     next.now.failures[0].count += 1;
@@ -212,7 +213,7 @@ const checks = {
     await page.locator("#causes .times", { hasText: "13" }).waitFor();
     assert.equal(await focused(), "SUMMARY");
     assert.ok(await page.locator("#causes pre").first().isVisible());
-    // Names for what has no text, and the roles of tables on a phone too.
+    // Controls without text have accessible names, and tables keep their roles, on a phone too.
     const nameless = await page.evaluate(() => [...document.querySelectorAll("button, a, input, svg.plot, table, section")]
       .filter((e) => e.checkVisibility() && !(e.innerText?.trim() || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML.slice(0, 80)));
     assert.deepEqual(nameless, []);
@@ -221,7 +222,7 @@ const checks = {
     await server.stop();
   },
 
-  /** A host that goes away, comes back, and has no room for more pages. */
+  /** A host that stops, comes back, and refuses more pages. */
   async connection(browser, address) {
     const server = await StandIn.of(address);
     server.figures = host(now());
@@ -238,7 +239,7 @@ const checks = {
     await page.locator("#lost", { hasText: "Too many pages are open there" }).waitFor();
     server.refusal = null;
     await page.locator("#link", { hasText: "Live" }).waitFor();
-    // What is refused is complained of, and nothing else.
+    // The page complains only about the refused connections.
     assert.deepEqual(page.complaints.filter((complaint) => !/503|ERR_CONNECTION|ERR_INCOMPLETE/.test(complaint)), []);
     await server.stop();
   },

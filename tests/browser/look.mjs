@@ -1,4 +1,4 @@
-// A browser that opens pages and insists that they are well.
+// A browser that opens pages and checks them.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -6,13 +6,13 @@ import { join } from "node:path";
 
 const WIDTHS = { wide: 1280, phone: 360 };
 
-/** Opens pages in one browser, which it closes at the end. */
+/** Opens pages in one browser. Closes the browser at the end. */
 export async function browse(act) {
-  // The packages are kept outside of the repository.
+  // The packages are outside of the repository.
   const packages = createRequire(join(process.env.BROWSER_PACKAGES, "node_modules", "none.js"));
   const browser = await packages("playwright-core").chromium.launch({
     executablePath: process.env.BROWSER,
-    // Tests run as root, where the sandbox of Chromium can't be made. Chromium asks for nothing by itself.
+    // Tests run as root, for which Chromium has no sandbox. Chromium sends no requests of its own.
     args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
       "--disable-sync", "--disable-quic"],
   });
@@ -24,8 +24,8 @@ export async function browse(act) {
 }
 
 /**
- * Opens the page at an address, when it shows figures. All that the browser complains of is collected:
- * errors, and what the policy forbade.
+ * Opens the page at an address, and waits until it shows figures. Collects all complaints of the
+ * browser: errors, and violations of the content security policy.
  */
 export async function open(browser, address, { scheme = "light", size = "wide" } = {}) {
   const context = await browser.newContext({
@@ -47,21 +47,21 @@ export async function open(browser, address, { scheme = "light", size = "wide" }
   return page;
 }
 
-/** Insists that the page is well: no complaint, nothing run, no sideways scrolling. */
+/** Checks for complaints, foreign elements, executed scripts and sideways scrolling. */
 export async function isWell(page, what) {
   assert.deepEqual(page.complaints, [], what);
   const found = await page.evaluate(() => ({
     broken: window.broken ?? null,
-    // 1 is the page's own.
+    // The page itself has one script.
     scripts: document.querySelectorAll("script").length,
-    // Nothing in the page has these, so a text would have made them.
+    // The page itself has none of these elements, so a text would have created them.
     foreign: document.querySelectorAll("img, iframe, object, embed, form, base, [onmouseover], [onerror], [onfocus], [autofocus]").length,
     sideways: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   }));
   assert.deepEqual(found, { broken: null, scripts: 1, foreign: 0, sideways: 0 }, what);
 }
 
-/** Characters that turn a text around or hide a part of it must be escaped wherever they are shown. */
+/** Checks that characters that reverse text or hide a part of it are escaped everywhere. */
 export async function isPlain(page, what) {
   const odd = await page.evaluate(() => {
     const shown = [document.title, document.body.innerText,
@@ -71,7 +71,7 @@ export async function isPlain(page, what) {
   assert.equal(odd, null, `${what}: U+${odd?.toString(16)} is shown as it is`);
 }
 
-/** Unfolds all that can be unfolded. */
+/** Unfolds all details. */
 export const unfold = (page) => page.evaluate(() =>
   document.querySelectorAll("details").forEach((details) => { details.open = true; }));
 

@@ -1,4 +1,5 @@
-// Figures of hosts as the status page gets them: made up, the same at every run, and hostile ones.
+// Sample figures of hosts in the format of the status page: invented ones, the same in every run,
+// and hostile ones.
 
 import { mkdirSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -6,7 +7,7 @@ import { join } from "node:path";
 const MiB = 1024 ** 2;
 const GiB = 1024 ** 3;
 
-/** Random numbers from 0 to 1 that are the same at every run. */
+/** Random numbers from 0 to 1, the same in every run. */
 function numbers(seed) {
   return () => {
     seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
@@ -39,7 +40,7 @@ function failures(time, scale = 1) {
   ];
 }
 
-/** What a host does: `GET /api/host` has it under `now`. */
+/** The state of a host, as in the field `now` of `GET /api/host`. */
 export function snapshot(number, time, { slots = 8, age = 0, version = "0.1.0" } = {}) {
   const random = numbers(number + 7);
   const base = time - age;
@@ -103,7 +104,7 @@ export function host(time) {
   return { now: snapshot(17, time), minutes, settings };
 }
 
-/** The answer of `/api/hosts` for so many hosts, two of which are silent. */
+/** The answer of `/api/hosts` for `many` hosts, two of which are silent. */
 export function fleet(many, time) {
   const hosts = Array.from({ length: many }, (_, n) => {
     const is_silent = n === 6 || n === 23;
@@ -116,7 +117,7 @@ export function fleet(many, time) {
   };
 }
 
-/** Texts that a task may have written to harm whoever reads them. */
+/** Texts that a malicious task could write to attack the page. */
 export const HOSTILE = {
   script: "<script>window.broken = 'script'</script>",
   close: "</script></style></title><script>window.broken = 'close'</script>",
@@ -134,7 +135,7 @@ export const HOSTILE = {
   invisible: "in\u200bvisi\u00adble\ufeff",
 };
 
-/** A host every text of which is this one. */
+/** A host in which every text is `text`. */
 export function hostileHost(text, time) {
   const view = host(time);
   const { now } = view;
@@ -150,7 +151,7 @@ export function hostileHost(text, time) {
   return view;
 }
 
-/** Many hosts with hostile texts of this length at most: a host for each. */
+/** One host for each hostile text of at most `longest` characters. */
 export function hostileFleet(time, longest = Infinity) {
   const all = fleet(1, time);
   all.queue.url = HOSTILE.close;
@@ -165,7 +166,7 @@ export function hostileFleet(time, longest = Infinity) {
 function writeHeartbeats(directory) {
   const time = Date.now() / 1000;
   mkdirSync(directory, { recursive: true });
-  // A heartbeat of more than 64 KiB is not read.
+  // Heartbeats of more than 64 KiB are ignored.
   const hosts = [...fleet(40, time).hosts, ...hostileFleet(time, 500).hosts];
   hosts.forEach(({ age_seconds, snapshot: one }, n) => {
     const path = join(directory, `host-${n}.json`);

@@ -1,9 +1,9 @@
-// A server with the page of a real host, and figures that a test gives it.
+// A server that serves the page of a real host with the figures of a test.
 
 import { createServer } from "node:http";
 
 export class StandIn {
-  /** Takes the page, with its policy, from the host at this address. */
+  /** Copies the page and its content security policy from the host at this address. */
   static async of(real) {
     const answer = await fetch(real);
     const standIn = new StandIn();
@@ -17,10 +17,10 @@ export class StandIn {
   clients = new Set();
   figures = null;
 
-  /** What the next who asks for events gets instead, if anything. */
+  /** The status that the next request for events gets instead of events, if any. */
   refusal = null;
 
-  /** Bytes of the page and of the last event. */
+  /** The number of bytes of the page and of the last event. */
   get bytes() {
     return { page: Buffer.byteLength(this.page), event: Buffer.byteLength(this.event()) };
   }
@@ -51,13 +51,13 @@ export class StandIn {
     }));
   }
 
-  /** Gives all pages new figures. */
+  /** Sends new figures to all pages. */
   send(figures) {
     this.figures = figures;
     for (const client of this.clients) client.write(this.event());
   }
 
-  /** Stops as a host that is killed. */
+  /** Stops like a host that is killed. */
   async stop() {
     this.server.closeAllConnections();
     await new Promise((closed) => this.server.close(closed));

@@ -1,5 +1,5 @@
-# A task of python-task-queue as volumes have it, and its worker in Python. The test of tasks that
-# name their own data runs the same messages with a component.
+# A python-task-queue task for volumes, and its worker in Python. A test of tasks that name their
+# own inputs runs the same messages with a component.
 import itertools
 
 import numpy as np

@@ -34,7 +34,7 @@ def fields(record, names):
 
 
 class Faulty(Operations):
-    # Times in whole nanoseconds: versions of objects are told apart by them.
+    # Times are in whole nanoseconds, because they distinguish the versions of objects.
     use_ns = True
 
     def __init__(self, directory, control):
@@ -52,7 +52,7 @@ class Faulty(Operations):
         while True:
             with open(self.control, encoding="utf-8") as control:
                 fault, _, calls = control.read().strip().partition(" ")
-            # Closing never fails here: nobody looks whether it does.
+            # Closing never fails here, because programs do not check it.
             if not fault or call in ("init", "destroy", "release", "releasedir", "flush"):
                 return
             if calls != "all" and (call in WRITING) != (calls == "write"):
@@ -138,7 +138,7 @@ class Faulty(Operations):
 
 if __name__ == "__main__":
     directory, mountpoint, control = sys.argv[1:]
-    # Nothing is remembered by the kernel, so that each call comes here and can fail.
+    # The kernel caches nothing, so that each call reaches this program and can fail.
     FUSE(
         Faulty(os.path.realpath(directory), control),
         mountpoint,

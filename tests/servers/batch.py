@@ -13,9 +13,9 @@ from moto.batch.utils import JobStatus
 from moto.moto_api import state_manager
 from moto.server import main
 
-# Between SIGTERM and SIGKILL, in seconds.
+# Seconds from SIGTERM to SIGKILL.
 STOP_TIME = 30
-# How often a job that waits looks for room, in seconds.
+# How often a waiting job checks for free vCPUs, in seconds.
 POLL = 0.1
 
 placing = threading.Lock()
@@ -111,7 +111,7 @@ def drain(container):
         try:
             container.kill(signal)
         except Exception:
-            pass  # It has ended.
+            pass  # The container has ended.
 
     kill("SIGTERM")
     timer = threading.Timer(STOP_TIME, kill, ["SIGKILL"])
@@ -139,18 +139,18 @@ def cancel_job(backend, job_id, reason):
 
 def container_details(job, moto=models.Job._container_details):
     details = moto(job)
-    # AWS has whole numbers there.
+    # AWS returns whole numbers here.
     details["vcpus"] = int(details["vcpus"])
     return details
 
 
-# Only what happens changes the state of a job.
+# Only real events change the state of a job, not moto's timers.
 state_manager.set_transition("batch::job", {"progression": "manual", "times": sys.maxsize})
 models.Job.run = run
 models.Job.terminate = terminate
 models.Job._container_details = container_details
 models.BatchBackend.cancel_job = cancel_job
-# Tests need no network and no roles for machines that do not exist.
+# Tests need neither a network nor roles for machines that do not exist.
 models.BatchBackend._validate_compute_resources = lambda *_: None
 
 main(["-H", "127.0.0.1", "-p", sys.argv[1]])

@@ -26,7 +26,7 @@ IMAGE = "ghcr.io/task-host/task-host:"
 JOB = "batch.kubernetes.io/job-name"
 INDEX = "batch.kubernetes.io/job-completion-index"
 ENDED = ("Succeeded", "Failed")
-# How long a worker that failed is missing, in seconds.
+# How long a failed worker is not replaced, in seconds.
 BACK_OFF = 10
 state = pathlib.Path(os.environ["STAND_IN_CLUSTER"])
 
@@ -175,7 +175,7 @@ class Controller:
 
     def run(self):
         with open(state / "controller", "w") as lock:
-            # Waits for one that is about to end.
+            # Waits for an earlier controller that is about to end.
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 while state.exists():
@@ -287,7 +287,7 @@ class Controller:
             else:
                 path = variable["valueFrom"]["fieldRef"]["fieldPath"].split(".")
                 environment[variable["name"]] = pod[path[0]][path[1]]
-        # A volume that is empty at first is a directory here. A pod has an address of its own.
+        # An `emptyDir` volume becomes a directory on this machine.
         empty = {volume["name"] for volume in pod["spec"]["volumes"] if "emptyDir" in volume}
         for mount in container["volumeMounts"]:
             if mount["name"] in empty:
@@ -340,7 +340,7 @@ class Controller:
 def main():
     if sys.argv[1:] == ["controller"]:
         return Controller().run()
-    # The namespace's and the context's flags may be given with each verb. Others are errors.
+    # Each verb accepts the flags for the namespace and the context. Other flags are errors.
     place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     place.add_argument("--namespace", default="default")
     place.add_argument("--context")

@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::built;
 use crate::process::Finished;
 
-/// Runs a check of `tests/browser/check.mjs` with the page of the server at this address, and insists
-/// that it passes. Pictures are left in `pictures` in the build directory.
+/// Runs a check of `tests/browser/check.mjs` with the page of the server at this address, and
+/// requires success. Leaves pictures in `pictures` in the build directory.
 #[track_caller]
 pub fn check_page(check: &str, address: &str) {
     let pictures = built::target().join("pictures");

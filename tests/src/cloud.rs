@@ -1,5 +1,4 @@
-//! A place whose queue or bucket is a service of a cloud: a server that `cargo xtask test`
-//! has started.
+//! A place whose queue or bucket is a cloud service. `cargo xtask test` starts the servers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,28 +11,28 @@ use crate::http;
 use crate::place::Place;
 use crate::process::{Finished, Running};
 
-/// Where a test works, with a queue and a bucket that are its own.
+/// The environment of a test, with its own queue and bucket.
 #[derive(Debug)]
 pub struct Cloud {
-    /// The directory that hosts run in, and what is local.
+    /// The directory in which hosts run, with the local files.
     pub place: Place,
     /// URL of the queue.
     pub queue: String,
     /// URL of the bucket.
     pub bucket: String,
-    /// Where the bucket's objects are: the server, and the path of the bucket.
+    /// The location of the bucket's objects: the server, and the path of the bucket.
     objects: Option<(String, String)>,
-    /// More of the environment of hosts.
+    /// Additional environment variables of hosts.
     variables: Vec<(String, String)>,
 }
 
-/// Where a server is that tests need.
+/// The address of a server, from this environment variable.
 pub fn server(variable: &str) -> String {
     std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set: tests are run by `cargo xtask test`"))
 }
 
-/// A name that nobody else has.
+/// A name that no other test uses.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -47,7 +46,7 @@ impl Cloud {
         Self::of_aws(&server("TASK_HOST_TEST_AWS"))
     }
 
-    /// SQS and S3 at another address, which leads there.
+    /// SQS and S3 at another address, which leads to the same server.
     pub fn of_aws(endpoint: &str) -> Self {
         let name = unique("work");
         let s3 = server("TASK_HOST_TEST_AWS");
@@ -62,14 +61,14 @@ impl Cloud {
         }
     }
 
-    /// SQS for tasks, Google's storage for data.
+    /// SQS for tasks, and Google Cloud Storage for data.
     pub fn hybrid() -> Self {
         let mut cloud = Self::aws();
         cloud.use_gcs();
         cloud
     }
 
-    /// Pub/Sub and Google's storage.
+    /// Pub/Sub and Google Cloud Storage.
     pub fn google() -> Self {
         let mut cloud = Self::hybrid();
         let name = unique("work");
@@ -79,7 +78,7 @@ impl Cloud {
         cloud
     }
 
-    /// A directory queue, and S3 at an address that leads there.
+    /// A directory queue, and S3 at an address that leads to the server.
     pub fn s3_at(endpoint: &str) -> Self {
         let mut cloud = Self::of_aws(endpoint);
         cloud.queue = "fq://./queue".to_owned();
@@ -96,7 +95,7 @@ impl Cloud {
         self.objects = Some((gcs, name));
     }
 
-    /// Sets one more variable for hosts.
+    /// Sets an environment variable for hosts.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);
@@ -104,12 +103,12 @@ impl Cloud {
         self
     }
 
-    /// What reaches the same services: for programs that are not the host.
+    /// The environment variables for the same services, for programs other than the host.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.variables.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// `host ARGS…`, which finds queue and bucket by its environment.
+    /// The command `host ARGS…`, with queue and bucket in its environment.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.place.command(args);
         command.env("HOST_QUEUE", &self.queue).env("HOST_BUCKET", &self.bucket);
@@ -117,7 +116,7 @@ impl Cloud {
         command
     }
 
-    /// Runs `host ARGS…` to its end.
+    /// Runs `host ARGS…`, and waits for its end.
     pub fn host(&self, args: &[&str]) -> Finished {
         Finished::run(&mut self.command(args))
     }
@@ -127,7 +126,7 @@ impl Cloud {
         Running::start(self.command(args), &self.place.path().join("logs"))
     }
 
-    /// Pushes a guest, under its own name.
+    /// Pushes a guest under its own name.
     #[track_caller]
     pub fn push(&self, name: &str) {
         let guest = crate::built::guest(name);
@@ -149,7 +148,7 @@ impl Cloud {
         assert_eq!(put.status, 200, "{key}: {}", String::from_utf8_lossy(&put.body));
     }
 
-    /// An object of the bucket, if it is there.
+    /// The content of an object in the bucket, if the object exists.
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         let (server, path) = self.objects();
         let got = http::send(server, "GET", &format!("{path}/{key}"), &[], b"");
@@ -170,7 +169,7 @@ impl Cloud {
         (server, path)
     }
 
-    /// Submits tasks, one a line.
+    /// Submits tasks.
     #[track_caller]
     pub fn submit(&self, tasks: &[serde_json::Value]) {
         let file = self.file("tasks.jsonl");
@@ -179,12 +178,12 @@ impl Cloud {
         self.host(&["submit", file.to_str().expect("a path that is text")]).good();
     }
 
-    /// A file of this place.
+    /// The path of a file in this place.
     pub fn file(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
-    /// What the queue says of itself.
+    /// The output of `host queue status` for a queue.
     #[track_caller]
     pub fn status(&self, queue: &str) -> serde_json::Value {
         let status = self.host(&["queue", "status", queue, "--json"]).good();
@@ -200,21 +199,22 @@ impl Cloud {
     }
 }
 
-/// What reaches a server that speaks for AWS.
+/// The environment variables for a server that simulates AWS.
 pub fn aws_variables(endpoint: &str) -> Vec<(String, String)> {
     [
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
         ("AWS_REGION", "us-east-1"),
-        // Nobody is there to ask for the credentials of a machine.
+        // No metadata service is available for credentials.
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
 }
 
-/// A service account's key, in that directory, that leads to the server of Google's storage.
+/// Writes a service account's key to a directory. The key leads to the server for Google Cloud
+/// Storage.
 pub fn google_key(dir: &Path) -> PathBuf {
     let key = dir.join("google.json");
     let account = json!({

@@ -1,4 +1,4 @@
-//! Components that no compiler makes.
+//! Components that no compiler produces.
 
 #[expect(dead_code, reason = "the tests of the command line use the rest")]
 #[path = "../../host/tests/cli/guest.rs"]
@@ -6,24 +6,24 @@ mod guest;
 
 use guest::{Core, component_of};
 
-/// A component whose `execute` has this name and body, in text form.
+/// A component whose `execute` has this body, in text form. The function has the name `name`.
 pub fn with_execute(name: &str, body: &str) -> Vec<u8> {
     component_of(&Core { name, execute: body, ..Core::default() })
 }
 
-/// A component whose core module has so many pages of memory from the start, and these fields.
+/// A component whose core module has `pages` pages of initial memory, and these additional fields.
 pub fn with_fields(pages: u32, fields: &str) -> Vec<u8> {
     component_of(&Core { pages, more: fields, ..Core::default() })
 }
 
-/// A component whose `execute` has this body, in a core module with so many pages of memory and
-/// these fields.
+/// A component whose `execute` has this body, in a core module with `pages` pages of memory and
+/// these additional fields.
 pub fn with_body(body: &str, pages: u32, fields: &str) -> Vec<u8> {
     component_of(&Core { execute: body, pages, more: fields, ..Core::default() })
 }
 
-/// A component that returns a list of so many outputs, which are all the same bytes: those of
-/// its memory from the start.
+/// A component that returns a list of `outputs` outputs. Their names are all the same `bytes`
+/// bytes, from the start of its memory.
 pub fn listing(outputs: u32, bytes: u32) -> Vec<u8> {
     let body = format!(
         "(local $at i32) (local $n i32)
@@ -42,13 +42,13 @@ pub fn listing(outputs: u32, bytes: u32) -> Vec<u8> {
     component_of(&Core { execute: &body, pages: 400, ..Core::default() })
 }
 
-/// A component with other things in it: definitions before its main module, which imports
-/// nothing of them.
+/// A component with additional definitions before its main module. The main module imports nothing
+/// from them.
 pub fn composed(definitions: &str) -> Vec<u8> {
     composed_of(definitions, "", "", "(i32.const 1040)")
 }
 
-/// The same, whose main module imports functions of an instance `with` from the definitions, and
+/// Does the same, but the main module imports functions of an instance from the definitions, and
 /// calls them in `execute`.
 pub fn composed_of(definitions: &str, imports: &str, with: &str, execute: &str) -> Vec<u8> {
     let text = format!(
@@ -105,8 +105,8 @@ pub fn composed_of(definitions: &str, imports: &str, with: &str, execute: &str) 
     wat::parse_str(text).expect("a component")
 }
 
-/// A name in C++, of a few hundred bytes, that stands for gigabytes: each of its templates has the
-/// one before as every one of its arguments.
+/// A C++ name of a few hundred bytes that expands to gigabytes, because each template has the one
+/// before it as all of its arguments.
 pub fn endless_name() -> String {
     let mut name = "_Z1f1AIiiiiiiiiiiE".to_owned();
     for level in ["S0_", "S1_", "S2_", "S3_", "S4_", "S5_", "S6_"] {

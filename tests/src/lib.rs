@@ -1,9 +1,9 @@
-//! What the tests from outside need: the real `host`, the real guests, the real
-//! python-task-queue, and a place of its own for each test.
+//! Support for end-to-end tests: the real `host`, the real guests, the real python-task-queue, and
+//! a separate place for each test.
 //!
-//! `cargo xtask test` builds all three before it runs the tests, and they are found in the
-//! build directory that the test itself is in. What is missing is an error, never a reason
-//! to skip.
+//! `cargo xtask test` builds host, guests and python-task-queue before it runs the tests. The tests
+//! find them in their own build directory. A missing program is an error, never a reason to skip a
+//! test.
 
 mod browser;
 mod built;
@@ -16,7 +16,7 @@ mod process;
 mod python;
 mod signing;
 mod stack;
-/// The steps of a task's life at which a host with fault points can be faulted.
+/// The steps of a task's life at which a host with fault points can fail.
 #[path = "../../host/src/fault/step.rs"]
 pub mod step;
 mod watched;

@@ -1,6 +1,7 @@
-//! File systems that get into trouble when a test wants it: a small disk, and one that fails.
+//! File systems with faults: a small disk that can be full, and a file system that fails on
+//! request.
 //!
-//! Both need root, and the second `/dev/fuse`. Where they can't be mounted the test fails.
+//! Both need root, and the second needs `/dev/fuse`. If mounting fails, the test fails.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,10 +12,10 @@ use crate::built::python;
 use crate::process::Finished;
 use task_host_test_network::wait::eventually;
 
-/// Files and directories that a small disk has room for.
+/// The maximum number of files and directories on a small disk.
 const FILES: usize = 4_000;
 
-/// A small file system in memory (tmpfs). It is unmounted when it is dropped.
+/// A small file system in memory (tmpfs). Dropping this unmounts it.
 #[derive(Debug)]
 pub struct SmallDisk {
     path: PathBuf,
@@ -22,7 +23,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one of `mib` MiB at a directory, which is made.
+    /// Creates a directory, and mounts a file system of `mib` MiB there.
     pub fn mount(path: PathBuf, mib: usize) -> Self {
         fs::create_dir_all(&path).expect("a mount point");
         let disk = Self { path, options: format!("size={mib}m,nr_inodes={FILES}") };
@@ -30,17 +31,17 @@ impl SmallDisk {
         disk
     }
 
-    /// Mounts another, empty one there.
+    /// Mounts a new, empty file system at the same path.
     pub fn mount_again(&self) {
         mount(&["-t", "tmpfs", "-o", &self.options, "task-host-test"], &self.path);
     }
 
-    /// Takes it away, also while it is in use.
+    /// Unmounts the file system, even if it is in use.
     pub fn unmount(&self) {
         unmount(&self.path);
     }
 
-    /// Takes all the room that is left.
+    /// Uses all remaining space.
     pub fn fill(&self) {
         fs::create_dir_all(self.filler()).expect("a directory of files that fill the disk");
         let mut file =
@@ -51,7 +52,7 @@ impl SmallDisk {
         }
     }
 
-    /// Takes all the room for files that is left, however short they are.
+    /// Uses all remaining space for files, so that not even empty files can be created.
     pub fn fill_names(&self) {
         fs::create_dir_all(self.filler()).expect("a directory of files that fill the disk");
         let made = |n: &usize| File::create(self.filler().join(n.to_string())).is_ok();
@@ -59,18 +60,18 @@ impl SmallDisk {
         assert!(count < FILES, "the disk has room for any number of files");
     }
 
-    /// Gives back all the room that was taken.
+    /// Removes the files of `fill` and `fill_names`.
     pub fn empty(&self) {
         fs::remove_dir_all(self.filler()).expect("the files that fill the disk");
     }
 
-    /// From now on nothing can be written, also by files that are open.
+    /// From now on, all writes fail, also to open files.
     pub fn make_read_only(&self) {
-        // Waits for the moment at which no file is open for writing.
+        // Waits for a moment at which no file is open for writing.
         eventually("a disk that nobody writes to", || self.remount("ro").then_some(()));
     }
 
-    /// From now on it can be written.
+    /// From now on, writes work again.
     pub fn make_writable(&self) {
         assert!(self.remount("rw"), "{} can't be made writable", self.path.display());
     }
@@ -93,8 +94,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A file system that passes calls to a directory until it is told to fail. It is unmounted
-/// when it is dropped.
+/// A file system that passes calls to a directory until it is told to fail. Dropping this unmounts
+/// it.
 #[derive(Debug)]
 pub struct FaultyDisk {
     path: PathBuf,
@@ -103,7 +104,7 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    /// Mounts one at a directory, which is made. What it holds is in a directory beside it.
+    /// Creates a directory, and mounts a file system there. Its files are in a directory beside it.
     pub fn mount(path: PathBuf) -> Self {
         let beside = |suffix: &str| PathBuf::from(format!("{}.{suffix}", path.display()));
         let (directory, control) = (beside("backing"), beside("control"));
@@ -130,18 +131,18 @@ impl FaultyDisk {
         disk
     }
 
-    /// From now on `calls` (`all`, `read`, `write`) fail with `fault` (`EIO`, or `hang`).
+    /// From now on, `calls` (`all`, `read`, `write`) get the fault `fault` (`EIO`, or `hang`).
     pub fn fail(&self, fault: &str, calls: &str) {
         self.tell(&format!("{fault} {calls}"));
     }
 
-    /// From now on everything works.
+    /// From now on, all calls work.
     pub fn mend(&self) {
         self.tell("");
     }
 
     fn tell(&self, text: &str) {
-        // Renamed into place, so that half of it is never read.
+        // Renames the file into place, so that the server never reads half of it.
         let new = self.control.with_extension("new");
         fs::write(&new, text).expect("a file that tells how to fail");
         fs::rename(new, &self.control).expect("a file that tells how to fail");
@@ -150,7 +151,7 @@ impl FaultyDisk {
 
 impl Drop for FaultyDisk {
     fn drop(&mut self) {
-        // Whoever still waits for an answer gets an error.
+        // Killing the server makes hanging calls return an error.
         let _ = self.server.kill();
         let _ = self.server.wait();
         detach(&self.path);
@@ -180,7 +181,7 @@ fn unmount(path: &Path) {
 }
 
 fn detach(path: &Path) {
-    // The test may have unmounted it.
+    // The test may have unmounted the file system.
     if is_mounted(path) {
         let _ = Command::new("umount").arg("-l").arg(path).status();
     }

@@ -1,4 +1,4 @@
-//! A directory with a queue, a bucket and a cache of its own, and the hosts that work there.
+//! A directory with its own queue, bucket and cache, and the hosts that run in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ use crate::process::{Finished, Running};
 use crate::watched::Watched;
 use task_host_test_network::wait::eventually;
 
-/// Where a test works. Hosts run in it as a user's would: `host run --fq ./queue`, with the
-/// bucket at `./bucket`, errors in `./queue-errors`, and a home with nothing in it.
+/// The environment of a test. Hosts run in it as a user's hosts would: `host run --fq ./queue`,
+/// with the bucket `./bucket`, the error queue `./queue-errors`, and an empty home directory.
 #[derive(Debug)]
 pub struct Place {
     dir: TempDir,
@@ -29,7 +29,7 @@ impl Default for Place {
 }
 
 impl Place {
-    /// An empty one.
+    /// An empty place.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("task-host-test-").tempdir().expect("a place");
         for part in ["home", "logs"] {
@@ -38,7 +38,7 @@ impl Place {
         Self { dir }
     }
 
-    /// One whose bucket has these guests.
+    /// A place whose bucket has these guests.
     pub fn with(guests: &[&str]) -> Self {
         let place = Self::new();
         for name in guests {
@@ -47,7 +47,7 @@ impl Place {
         place
     }
 
-    /// Another place, with the same bucket and the same cache.
+    /// A new place with copies of the bucket and the cache.
     pub fn copy(&self) -> Self {
         let copy = Self::new();
         for part in ["bucket", "home"] {
@@ -61,17 +61,17 @@ impl Place {
         self.dir.path()
     }
 
-    /// Where the host keeps what it keeps, unless it is told otherwise.
+    /// The default cache directory of the host.
     pub fn cache(&self) -> PathBuf {
         self.path().join("home/.cache/task-host")
     }
 
-    /// `host ARGS…` in this place, with an environment that is the same on all machines.
+    /// The command `host ARGS…` in this place, with the same environment on all machines.
     pub fn command(&self, args: &[&str]) -> Command {
         self.command_by(&[], args)
     }
 
-    /// `PROGRAM… host ARGS…`: the same, started by another program.
+    /// The command `PROGRAM… host ARGS…`, in which another program starts the host.
     pub fn command_by(&self, program: &[&str], args: &[&str]) -> Command {
         let host = built::host();
         let mut command = match program {
@@ -85,22 +85,22 @@ impl Place {
         command.args(args).current_dir(self.path());
         command.env_clear().env("HOME", self.path().join("home")).env("USER", "tester");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        // A machine of a cloud would be asked.
+        // Otherwise, the host would send requests to a cloud's metadata service.
         command.env("HOST_NOTICE", "none");
         command
     }
 
-    /// Runs `host ARGS…` to its end.
+    /// Runs `host ARGS…`, and waits for its end.
     pub fn host(&self, args: &[&str]) -> Finished {
         Finished::run(&mut self.command(args))
     }
 
-    /// Runs `host run --fq ./queue ARGS…` to its end.
+    /// Runs `host run --fq ./queue ARGS…`, and waits for its end.
     pub fn run(&self, args: &[&str]) -> Finished {
         self.host(&[&["run", "--fq", "./queue"], args].concat())
     }
 
-    /// Runs the queue until it is empty, with attempts that follow each other at once.
+    /// Runs the queue until it is empty, with almost no wait between attempts.
     pub fn run_until_empty(&self, args: &[&str]) -> Finished {
         self.run(&[&["--exit-when-empty", "--retry-after", "10ms"], args].concat())
     }
@@ -111,13 +111,13 @@ impl Place {
         Running::start(command, &self.path().join("logs"))
     }
 
-    /// Starts `host run --fq ./queue ARGS…` so that it can be watched.
+    /// Starts `host run --fq ./queue ARGS…` as a [`Watched`] host.
     #[track_caller]
     pub fn watch(&self, args: &[&str]) -> Watched {
         Watched::new(self.start(&[&Watched::FLAGS, args].concat()))
     }
 
-    /// Pushes a guest, under its own name.
+    /// Pushes a guest under its own name.
     #[track_caller]
     pub fn push(&self, name: &str) {
         let guest = built::guest(name);
@@ -132,7 +132,7 @@ impl Place {
         fs::write(path, bytes).expect("an object");
     }
 
-    /// An object of the bucket, if it is there.
+    /// The content of an object in the bucket, if the object exists.
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         fs::read(self.path().join("bucket").join(key)).ok()
     }
@@ -144,7 +144,7 @@ impl Place {
         files(&self.path().join("bucket")).into_iter().filter(|key| !is_version(key)).collect()
     }
 
-    /// Tasks that do nothing wrong, and their inputs in the bucket, which has `NO_OP`.
+    /// Tasks of `NO_OP` that do nothing wrong. Puts their inputs into the bucket.
     pub fn innocent(&self, count: usize) -> Vec<Value> {
         let task = |id| {
             let input = format!("0_input/{id}.dat");
@@ -154,8 +154,7 @@ impl Place {
         (0..count).map(task).collect()
     }
 
-    /// Waits until all of these tasks have left their outputs and their queue, and checks what
-    /// they left.
+    /// Waits until all of these tasks have left the queue, and checks their outputs.
     #[track_caller]
     pub fn innocent_are_done(&self, count: usize) {
         eventually("an empty queue", || (self.counts() == (0, 0)).then_some(()));
@@ -166,7 +165,7 @@ impl Place {
         assert_eq!(self.errors(), [Value::Null; 0], "a task was given up");
     }
 
-    /// Submits messages, as they are.
+    /// Submits messages without changing them.
     #[track_caller]
     pub fn submit_text(&self, lines: &str) {
         let mut child = self
@@ -201,19 +200,19 @@ impl Place {
         self.submit(&[misbehaviour(1, &[], payload)]);
     }
 
-    /// Messages of the queue in that directory of this place, in the order of their files.
+    /// The messages of the queue in this directory, in the order of their file names.
     pub fn messages(&self, queue: &str) -> Vec<Value> {
         let dir = self.path().join(queue).join("queue");
         let bodies = files(&dir).into_iter().filter_map(|name| fs::read(dir.join(name)).ok());
         bodies.map(|body| serde_json::from_slice(&body).expect("a message that is JSON")).collect()
     }
 
-    /// The reports of tasks that were given up.
+    /// The reports of rejected tasks.
     pub fn errors(&self) -> Vec<Value> {
         self.messages("queue-errors")
     }
 
-    /// The one report of a task that was given up.
+    /// The only report of a rejected task.
     #[track_caller]
     pub fn the_error(&self) -> Value {
         let mut errors = self.errors();
@@ -221,7 +220,7 @@ impl Place {
         errors.remove(0)
     }
 
-    /// How many messages the queue holds, and how many of them nobody may lease now.
+    /// The number of messages in the queue, and how many of them are leased or delayed.
     pub fn counts(&self) -> (usize, usize) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
         let names = files(&self.path().join("queue/queue"));
@@ -229,7 +228,7 @@ impl Place {
         (names.len(), names.iter().filter(|name| due(name) > Some(now)).count())
     }
 
-    /// True once the queue has the record of a task that was started and has not ended.
+    /// Whether the queue has the record of a task that was started and has not ended.
     pub fn a_task_has_started(&self) -> bool {
         let records = fs::read_dir(self.path().join("queue/movement")).into_iter().flatten();
         records.flatten().any(|record| {
@@ -237,11 +236,11 @@ impl Place {
         })
     }
 
-    /// Files that were to be there only for a while: whatever is half-written or half-moved
-    /// in the queue, the bucket or the cache.
+    /// Temporary files that should be gone: partly written or partly moved files in the queue, the
+    /// bucket or the cache.
     pub fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
-        // The lock of a directory for directories of processes stays.
+        // The lock file of the process directories stays.
         let is_lock = |name: &str| name == "tmp/.lock" || name == "work/.lock";
         for queue in ["queue", "queue-errors", "queue-done"] {
             let names = files(&self.path().join(queue));
@@ -271,7 +270,7 @@ impl Place {
     }
 }
 
-/// Copies a directory, into one that may be there.
+/// Copies a directory. The target may exist already.
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory");
     fs::set_permissions(to, fs::metadata(from).expect("a directory").permissions())
@@ -285,7 +284,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Enough to need room on a disk, and different for each task.
+/// A content that is large enough to need space on a disk, and different for each task.
 fn innocent_bytes(id: usize) -> Vec<u8> {
     format!("content {id};").repeat(4_000).into_bytes()
 }

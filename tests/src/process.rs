@@ -1,4 +1,4 @@
-//! A program that was started, and one that has ended.
+//! Running programs and finished programs.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 
 use task_host_test_network::wait::eventually;
 
-/// A program that is running. It is killed when dropped.
+/// A running program. Dropping this kills it.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -19,21 +19,21 @@ pub struct Running {
     stderr: PathBuf,
 }
 
-/// How a program ended, and what it said.
+/// The result and the output of a finished program.
 #[derive(Debug)]
 pub struct Finished {
-    /// What was run, for messages.
+    /// The command, for messages.
     pub what: String,
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// All it wrote there.
+    /// The standard output.
     pub stdout: String,
-    /// All it wrote there.
+    /// The standard error.
     pub stderr: String,
 }
 
 impl Running {
-    /// Starts a program that keeps its output in files below `logs`.
+    /// Starts a program, and writes its output to files below `logs`.
     pub fn start(mut command: Command, logs: &Path) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -50,40 +50,40 @@ impl Running {
         Self { child, what, stdout, stderr }
     }
 
-    /// Its process.
+    /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal)
             .unwrap_or_else(|error| panic!("{} can't be sent a signal: {error}", self.what));
     }
 
-    /// Sends a signal to a host that has heeded one already. Signals within half a second count as
-    /// one, so this waits as long.
+    /// Sends another signal to a host that has handled one already. A host counts signals within
+    /// half a second as one, so this waits longer first.
     pub fn signal_again(&self, signal: Signal) {
         std::thread::sleep(std::time::Duration::from_millis(501));
         self.signal(signal);
     }
 
-    /// What it has printed so far.
+    /// The standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
     }
 
-    /// What it has said so far.
+    /// The standard error so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)
     }
 
-    /// True when it has ended.
+    /// Whether the program has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("the state of a child").is_some()
     }
 
-    /// Waits until it ends.
+    /// Waits until the program ends.
     pub fn wait(mut self) -> Finished {
         let what = format!("the end of {}; it said: {}", self.what, self.stderr());
         let status = eventually(&what, || self.child.try_wait().expect("the state of a child"));
@@ -98,14 +98,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The program may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Finished {
-    /// Runs a program to its end.
+    /// Runs a program, and waits for its end.
     pub fn run(command: &mut Command) -> Self {
         let what = format!("{command:?}");
         let output = command
@@ -120,7 +120,7 @@ impl Finished {
         }
     }
 
-    /// Insists on this exit code.
+    /// Checks the exit code.
     #[track_caller]
     pub fn code(self, expected: i32) -> Self {
         assert_eq!(
@@ -134,7 +134,7 @@ impl Finished {
         self
     }
 
-    /// Insists on a good end.
+    /// Checks that the program succeeded.
     #[track_caller]
     pub fn good(self) -> Self {
         self.code(0)

@@ -1,4 +1,4 @@
-//! Programs for the real python-task-queue.
+//! Python programs for the real python-task-queue.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::built::python;
 use crate::process::{Finished, Running};
 
-/// A Python program, with what all of ours begin with. It has a directory of its own, because Python
-/// looks for modules beside the program first.
+/// A Python program with the common imports of all tests. It has its own directory, because Python
+/// first looks for modules beside the program.
 #[derive(Debug)]
 pub struct Script(tempfile::TempDir);
 
@@ -20,7 +20,7 @@ from taskqueue.taskqueue import QueueEmptyError
 const OPEN: &str = "tq = TaskQueue('fq://' + os.path.abspath('queue'), progress=False)\n";
 
 impl Script {
-    /// A program that finds the queue `./queue` as `tq`.
+    /// A program with the queue `./queue` opened as `tq`.
     pub fn new(text: &str) -> Self {
         Self::plain(&(OPEN.to_owned() + text))
     }
@@ -32,20 +32,20 @@ impl Script {
         Self(dir)
     }
 
-    /// How to run it in a directory.
+    /// The command that runs the program in a directory.
     pub fn command(&self, dir: &Path) -> Command {
         let mut command = Command::new(python("python"));
         command.arg(self.0.path().join(FILE)).current_dir(dir).env("PYTHONUNBUFFERED", "1");
         command
     }
 
-    /// Runs it to its good end.
+    /// Runs the program, which must succeed.
     #[track_caller]
     pub fn run(&self, dir: &Path) -> Finished {
         Finished::run(&mut self.command(dir)).good()
     }
 
-    /// Starts it.
+    /// Starts the program.
     pub fn start(&self, dir: &Path, logs: &Path) -> Running {
         Running::start(self.command(dir), logs)
     }

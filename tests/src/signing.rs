@@ -1,4 +1,4 @@
-//! Keys and signatures as minisign makes them, from its description of the formats
+//! Keys and signatures in minisign's format, implemented from its description
 //! (<https://jedisct1.github.io/minisign/>).
 
 use std::fs;
@@ -15,24 +15,24 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The pair of that number, which is the same each time.
+    /// The key pair with this number, which is the same each time.
     pub fn new(number: u8) -> Self {
         Self { keys: KeyPair::from_seed(Seed::new([number; 32])), id: [number; 8] }
     }
 
-    /// The file with the public key.
+    /// The content of the public key file.
     pub fn public_key(&self) -> String {
         let key = [&b"Ed"[..], &self.id, &self.keys.pk[..]].concat();
         format!("untrusted comment: minisign public key\n{}\n", BASE64_STANDARD.encode(key))
     }
 
-    /// The file with the signature of `bytes`, with a trusted comment.
+    /// The content of the signature file for `bytes`, with a trusted comment.
     pub fn sign(&self, bytes: &[u8], comment: &str) -> String {
         let hash = blake2b_simd::Params::new().hash_length(64).hash(bytes);
         self.file(b"ED", hash.as_bytes(), comment)
     }
 
-    /// The same of the old kind, of the bytes themselves and not of their hash.
+    /// The same in the old format, which signs the bytes themselves and not their hash.
     pub fn sign_as_before(&self, bytes: &[u8], comment: &str) -> String {
         self.file(b"Ed", bytes, comment)
     }
@@ -47,8 +47,8 @@ impl Signer {
         )
     }
 
-    /// Signs a file as `minisign -S` does, for a component of that name. Returns the signature's
-    /// file.
+    /// Signs a file as `minisign -S` does, for a component with this name. Returns the path of the
+    /// signature file.
     pub fn sign_file(&self, file: &Path, name: &str) -> PathBuf {
         let bytes = fs::read(file).expect("a file to sign");
         let signature = self.sign(&bytes, &format!("timestamp:1\tfile:{name}.wasm\thashed"));

@@ -1,4 +1,5 @@
-//! CloudFormation, by the real command line of AWS, on a server that makes what a stack asks for.
+//! CloudFormation with the real AWS command line, on a server that creates the resources of a
+//! stack.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +9,12 @@ use serde_json::{Value, json};
 use crate::built::target;
 use crate::process::Finished;
 
-/// A role for Batch itself. Other than AWS, the server has none of its own.
+/// The trust policy of a role for AWS Batch itself. AWS has such a role already, but the server
+/// does not.
 const TRUST: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
     "Principal": {"Service": "batch.amazonaws.com"}, "Action": "sts:AssumeRole"}]}"#;
 
-/// A server of CloudFormation, Batch and IAM, and where on AWS it says that it is.
+/// A server for CloudFormation, Batch and IAM, and its AWS region.
 #[derive(Debug, Clone, Copy)]
 pub struct Stacks<'a> {
     /// The server's URL.
@@ -24,7 +26,7 @@ pub struct Stacks<'a> {
 }
 
 impl Stacks<'_> {
-    /// The answer to `aws ARGS…`.
+    /// Runs `aws ARGS…`, and returns the answer.
     #[track_caller]
     pub fn aws(&self, args: &[&str]) -> Value {
         let mut aws = Command::new(target().join("aws/bin/aws"));
@@ -35,7 +37,7 @@ impl Stacks<'_> {
         serde_json::from_str(&answer).unwrap_or(Value::Null)
     }
 
-    /// Makes a role of this name for Batch itself, and returns its ARN.
+    /// Creates a role with this name for AWS Batch itself, and returns its ARN.
     #[track_caller]
     pub fn service_role(&self, name: &str) -> String {
         let create = ["iam", "create-role", "--role-name", name];
@@ -43,7 +45,7 @@ impl Stacks<'_> {
         role["Role"]["Arn"].as_str().expect("an ARN").to_owned()
     }
 
-    /// Creates a stack of a template, and returns its outputs by their names.
+    /// Creates a stack from a template, and returns its outputs by name.
     #[track_caller]
     pub fn create(&self, template: &Path, name: &str, parameters: &[(&str, &str)]) -> Value {
         let parameters: Vec<Value> = parameters

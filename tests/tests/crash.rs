@@ -1,5 +1,5 @@
-//! Ten thousand tasks, and hosts that are killed at any moment: nothing is lost, nothing is
-//! left half-done, nothing is left behind.
+//! Ten thousand tasks, and hosts that are killed at random times. No task is lost, no output is
+//! partial, and no temporary file remains.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use task_host_tests::Place;
 
-/// A number below `bound`; the same ones for the same seed.
+/// A random number generator that gives the same numbers for the same seed.
 struct Dice(u64);
 
 impl Dice {
@@ -25,7 +25,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn input(id: usize) -> Vec<u8> {
-    // A quarter of the contents is shared, so that the cache is part of it.
+    // A quarter of the inputs share their contents, so that the cache is used.
     let content = if id.is_multiple_of(4) { id % 100 } else { id };
     format!("{content}\n").repeat(1 + content % 500).into_bytes()
 }
@@ -50,20 +50,20 @@ fn kill_minus_nine_at_any_moment_loses_nothing_and_leaves_nothing_behind() {
         .collect();
     place.submit(&messages);
 
-    // A killed host's leases have to run out before the work is whole again: short ones.
+    // The tasks of a killed host wait until its leases expire, so leases are short.
     let args = ["-x", "--lease", "3s", "--retry-after", "10ms", "--max-attempts", "50"];
     let start = Instant::now();
     let mut kills = 0;
     loop {
         let mut host = place.start(&args);
-        // From before it has opened its queue to well under way.
+        // From before the host has opened its queue, to when it is running tasks.
         let life = Duration::from_millis(20 + dice.below(1_500));
         let born = Instant::now();
         while born.elapsed() < life && !host.has_ended() {
             std::thread::sleep(Duration::from_millis(1));
         }
         if host.has_ended() {
-            // The queue was worked empty before its time had come.
+            // The host emptied the queue before its time to be killed.
             host.wait().good();
             break;
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, on a build for tests.
+//! `cargo xtask demo`, with the test build of the host.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use task_host_tests::{Cloud, Finished, files, server, target};
 fn the_demo_begins_afresh_and_leaves_a_picture() {
     let dir = tempfile::tempdir().unwrap();
     let demo = dir.path().join("demo");
-    // As if there had been one before, which was broken off.
+    // Simulates an earlier demo that was interrupted.
     std::fs::create_dir_all(demo.join("queue/queue")).unwrap();
     std::fs::write(demo.join(".made-by-cargo-xtask-demo"), "").unwrap();
     std::fs::write(demo.join("queue/queue/0--left.json"), "{").unwrap();
@@ -31,7 +31,7 @@ fn the_demo_begins_afresh_and_leaves_a_picture() {
     assert_eq!(messages("queue-errors"), 0, "tasks were given up");
 }
 
-/// Only the URLs are others.
+/// Uses the same commands with other URLs.
 #[test]
 fn the_demo_runs_on_sqs_and_s3() {
     demo(&Cloud::aws());
@@ -49,7 +49,7 @@ fn the_demo_runs_on_sqs_with_data_in_gcs() {
     demo(&cloud.with("GCS", &server("TASK_HOST_TEST_GCS")));
 }
 
-/// `gcloud storage cp --recursive … DIR gs://BUCKET/DIR`, against the server of the tests.
+/// Simulates `gcloud storage cp --recursive … DIR gs://BUCKET/DIR` with the test server.
 const GCLOUD: &str = r#"#!/bin/bash
 set -euo pipefail
 [[ "$1 $2 $3" == 'storage cp --recursive' ]]

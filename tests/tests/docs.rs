@@ -1,11 +1,11 @@
-//! Every command in the documentation is run.
+//! Runs every command in the documentation.
 //!
 //! In a block marked `console`, commands follow `$ ` and continue after `> `; other lines are output,
 //! which is not compared. The blocks of a page run in order in one shell, in an empty directory, and
 //! each command must succeed. A block marked `console,no-run` does not run; the line before it says
 //! why: `<!-- not run: REASON -->`.
 //!
-//! `tests/stand-ins` has programs for what needs a clone, a network or much time.
+//! `tests/stand-ins` contains replacements for programs that need a clone, a network or much time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -216,13 +216,13 @@ fn services(command: &str) -> Vec<String> {
             format!("{server} {}", &rest[..end.unwrap_or(rest.len())])
         })
     };
-    // The server for Google's storage keeps its objects in the server for S3.
+    // The test server for Google Cloud Storage keeps its objects in the server for S3.
     let servers =
         [("s3://", "bucket"), ("gs://", "bucket"), ("az://", "container"), ("sqs://", "queue")];
     servers.into_iter().flat_map(named).collect()
 }
 
-/// Commands that the program prints.
+/// Commands that the program prints in hints and pages.
 mod printed {
     use super::*;
 
@@ -258,7 +258,7 @@ mod printed {
     }
 }
 
-/// Runs a page.
+/// Checks the commands of a page.
 fn check(page: &str) {
     let typed = read(page);
     if !typed.is_empty() {
@@ -283,7 +283,7 @@ fn run(page: &str, typed: &[Typed]) {
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let (git, cargo) = (program("git"), program("cargo"));
     let keep = |variable: &str, below: &str| {
-        // The page has a home of its own, but uses the user's toolchains and downloads.
+        // The page has its own home directory, but uses the user's toolchains and downloads.
         std::env::var_os(variable)
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below)))
@@ -294,13 +294,13 @@ fn run(page: &str, typed: &[Typed]) {
     bash.env("PATH", std::env::join_paths(path).unwrap());
     bash.env("ROOT", root()).env("GIT", git).env("CARGO_PROGRAM", cargo);
     bash.env("XTASK", target().join("debug/xtask"));
-    // What the wheel has beside the program.
+    // The module that the wheel contains in addition to the program.
     bash.env("PYTHONPATH", root().join("producer-python"));
-    // By path, because its directory has another Python.
+    // Passed as a path, because its directory contains another Python.
     bash.env("AWS", target().join("aws/bin/aws"));
     bash.env("GUESTS", target().join("guests"));
     bash.env("FLEET", target().join("fleet"));
-    // pip takes the packages of new projects from there.
+    // pip takes the packages of new projects from this directory.
     bash.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", target().join("python-wheels"));
     bash.env("STAND_IN_CLUSTER", dir.path().join("cluster"));
     for (variable, below) in
@@ -322,7 +322,7 @@ fn run(page: &str, typed: &[Typed]) {
             bash.env_remove(variable);
         }
     }
-    // A machine of a cloud would be asked.
+    // Otherwise, the host would send requests to a cloud's metadata service.
     bash.env("HOST_NOTICE", "none");
     let output = bash.stdin(std::process::Stdio::null()).output().expect("bash");
     let said = String::from_utf8_lossy(&output.stderr);

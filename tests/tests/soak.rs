@@ -1,12 +1,12 @@
-//! `cargo xtask soak` with few tasks: hosts that are killed and stopped at random, beside a Python
-//! worker or with networks and disks that fail, lose nothing and leave nothing behind.
+//! `cargo xtask soak` with few tasks. Hosts that are killed and stopped at random, together with a
+//! Python worker or with failing networks and disks, lose no task and leave no temporary files.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 use task_host_tests::{Finished, target};
 
-/// Runs so many tasks, and checks what must be so after every run. Returns the ledger.
+/// Runs `tasks` tasks, and checks what must hold after every run. Returns the ledger.
 fn soak(tasks: u64, args: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a place");
     let seed = std::process::id().to_string();
@@ -39,7 +39,7 @@ fn networks_and_disks_that_fail_lose_nothing_and_every_task_has_its_receipt() {
     assert!(count("network_faults") + count("disk_faults") > 0, "{ledger}");
 }
 
-/// A fleet of eight workers that are killed at random and started again.
+/// Runs a fleet of eight workers that are killed at random and replaced.
 fn fleet_soak(engine: &str) {
     let ledger = soak(400, &["--on", engine, "--hosts", "8", "--every", "700", "--minutes", "0.2"]);
     assert_eq!(ledger["not_as_in_their_receipt"], json!(0), "{ledger}");

@@ -1,5 +1,5 @@
-//! The structure of the host's code: imports point down the layers, and no two files import each
-//! other, directly or through others.
+//! The structure of the host's code: imports go only to lower layers, and there are no import
+//! cycles between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -80,7 +80,7 @@ impl Imports {
     }
 }
 
-/// The child modules of a file that exist for tests only.
+/// The child modules of a file that exist only for tests.
 fn test_modules((module, file): &(Module, syn::File)) -> Vec<Module> {
     let parent = if module[0] == "lib" || module[0] == "main" { &[] } else { module.as_slice() };
     let children = file.items.iter().filter_map(|item| match item {
@@ -90,16 +90,16 @@ fn test_modules((module, file): &(Module, syn::File)) -> Vec<Module> {
     children.map(|child| [parent, &[child]].concat()).collect()
 }
 
-/// Collects the files that a file names in paths, outside of its tests.
+/// Collects the files that a file refers to by paths, outside of its tests.
 struct Found<'a> {
     files: &'a BTreeSet<Module>,
-    /// The module of the code being visited, which may be inside of a file.
+    /// The module of the visited code, which may be nested in a file.
     here: Module,
     imports: BTreeSet<Module>,
 }
 
 impl Found<'_> {
-    /// Adds the file that holds what a path names, if it is one of ours.
+    /// Adds the file that contains the item of a path, if the file belongs to the host.
     fn add(&mut self, path: &[String]) {
         let mut path = path;
         let mut base: Module = match path.first().map(String::as_str) {
@@ -114,7 +114,7 @@ impl Found<'_> {
                 }
                 base
             }
-            // A path that begins with a child module.
+            // The path begins with a child module.
             Some(_) => {
                 let mut child = self.here.clone();
                 child.push(path[0].clone());
@@ -231,11 +231,11 @@ fn imports_point_down_the_layers() {
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let Imports(mut imports) = Imports::read();
-    // A module and the files below it are one room.
+    // Imports between a module and the files below it do not count.
     for (from, to) in &mut imports {
         to.retain(|to| !to.starts_with(from) && !from.starts_with(to));
     }
-    // A file that imports nothing, or that nothing imports, is in no circle.
+    // A file that imports nothing, or that nothing imports, is not part of a cycle.
     loop {
         let before = imports.len();
         let importers: BTreeSet<Module> = imports.keys().cloned().collect();
@@ -302,13 +302,13 @@ fn only_one_file_of_the_library_reads_the_environment() {
     assert!(readers.contains(&"environment.rs".to_owned()) && others.is_empty(), "{others:?}");
 }
 
-/// A file of the repository.
+/// The text of a file of the repository.
 fn text(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The rows of all tables in a part of a page, without their heads.
+/// The rows of all tables in a part of a page, without the table heads.
 fn rows(page: &str) -> Vec<&str> {
     let lines: Vec<&str> = page.lines().collect();
     let is_row = |at: &usize| {
@@ -318,20 +318,21 @@ fn rows(page: &str) -> Vec<&str> {
     (0..lines.len()).filter(is_row).map(|at| lines[at]).collect()
 }
 
-/// The tests that a text links to: [`name`](file). All of them are there.
+/// The tests that a text links to as [`name`](file). Checks that they exist.
 fn linked_tests(text: &str) -> Vec<&str> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs");
     let links = text.split("[`").skip(1).filter_map(|rest| rest.split_once("`]("));
     let mut tests = Vec::new();
     for (name, rest) in links {
         let file = rest.split_once(')').expect("the end of the link").0;
-        // Other links are to pages, or to files by their names.
+        // Other links lead to pages, or to files by their names.
         if !file.ends_with(".rs") || name.contains('/') {
             continue;
         }
         let file = docs.join(file);
         let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        // A file of tests, a test by itself, or one that the list of a macro makes.
+        // The name is a file of tests, a test function, or a test that a macro generates from a
+        // list.
         let is_there = file.ends_with(name)
             || [format!("fn {name}("), format!("=> {name},")]
                 .iter()
@@ -348,7 +349,7 @@ fn part<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
     part.split_once(&format!("\n## {to}\n")).expect("the heading after it").0
 }
 
-/// Insists that each row of the tables has a test. Returns the number of rows.
+/// Checks that each row of the tables has a test. Returns the number of rows.
 #[track_caller]
 fn each_row_has_a_test(part: &str) -> usize {
     let rows = rows(part);

@@ -30,8 +30,8 @@ fn what_is_printed_goes_through_the_place_that_escapes_it() {
         ["io::stdout()", "io::stderr()", "print!(", "println!(", "Term::stdout", "Term::buffered"];
     let is_theirs = |file: &&String| {
         let for_people = ["cli/output.rs", "cli/console.rs", "cli/screen.rs"];
-        // Tests of processes that are killed talk to each other, and a benchmark reads the figures of
-        // a simulation.
+        // Test processes that are killed print text for each other, and a benchmark reads the
+        // figures of a simulation.
         let for_tests = ["queue/file/tests/crashes.rs", "simulation/tests.rs"];
         [&for_people[..], &for_tests[..]].concat().contains(&file.as_str())
     };

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: compares `host` with the real python-task-queue on one machine, on disk and
 //! in memory.
 //!
-//! The two take turns several times, and medians are compared, so other load affects both.
+//! `host` and Python take turns several times, and the report compares medians, so other load
+//! affects both.
 
 mod bytes;
 mod fleet;
@@ -55,8 +56,8 @@ pub(crate) struct Options {
     memory: PathBuf,
 }
 
-/// The most tasks of a measurement, which also ends after some seconds. Python gets fewer, and
-/// takes as long.
+/// The maximum number of tasks of a measurement, which also ends after some seconds. Python gets
+/// fewer tasks, and takes as long.
 #[derive(Clone, Copy)]
 struct Counts {
     insert: usize,
@@ -154,7 +155,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     write(&results, &report, &raw.into())
 }
 
-/// Prints a report, and writes it with its figures.
+/// Prints a report, and writes the report and its figures to files.
 fn write(results: &Path, report: &str, raw: &Value) -> anyhow::Result<()> {
     fs::write(results.join("benchmarks.md"), report)?;
     fs::write(results.join("results.json"), serde_json::to_vec_pretty(raw)?)?;
@@ -184,10 +185,10 @@ struct Bench<'a> {
     only: Option<String>,
 }
 
-/// Does some work, and returns tasks per second.
+/// Does some work, and returns the rate in tasks per second.
 type Rate<'a> = Box<dyn Fn() -> anyhow::Result<f64> + 'a>;
 
-/// The same work, done by Python and by variants of `host`.
+/// The same work, for Python and for variants of `host`.
 struct Race<'a> {
     name: &'static str,
     python: [(&'static str, Rate<'a>); 2],
@@ -195,7 +196,7 @@ struct Race<'a> {
 }
 
 impl Race<'_> {
-    /// Measures all in turns.
+    /// Measures all variants in turns.
     fn run(&self, rounds: usize) -> anyhow::Result<([Series; 2], Vec<Series>)> {
         let mut python = self.python.each_ref().map(|(label, _)| {
             Series::new(&format!("python, {}, {label}", self.name), "per second")
@@ -242,7 +243,7 @@ impl<'a> Bench<'a> {
         Ok((text, values.into()))
     }
 
-    /// Rates of both, and their ratios.
+    /// The rates of `host` and Python, and their ratios.
     fn beside_python(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let (work, counts) = (&self.work, &self.counts);
         let (run, python) = (counts.run, counts.python);
@@ -336,7 +337,7 @@ impl<'a> Bench<'a> {
                 let seconds = summary["seconds"].as_f64().context("`seconds` of the summary")?;
                 whole.push(seconds / done * 1e6);
             }
-            // The rest is in no step: leasing, and the loop around a task.
+            // The steps do not include leasing and the loop around a task.
             let booked: f64 = steps.iter().map(Series::median).sum();
             let mut rest = Series::new(&format!("lease and the rest of {label}"), "microseconds");
             rest.push((whole.median() - booked).max(0.0));
@@ -356,16 +357,15 @@ impl<'a> Bench<'a> {
         Ok((table.to_string(), columns.into_iter().flatten().collect()))
     }
 
-    /// The time of a task without and with a receipt, in turns.
+    /// The time of a task without and with a receipt.
     fn receipts(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         self.without_and_with("a receipt", &[], &["--receipts"])
     }
 
-    /// The time of a task on a host that nobody sees, and on one with a status page and heartbeats,
-    /// in turns.
+    /// The time of a task on a host without a status page and heartbeats, and on one with both.
     fn seen(&mut self) -> anyhow::Result<(String, Vec<Series>)> {
         let unseen = ["--heartbeat", "0"];
-        // More often than by default, so that short runs have some.
+        // More heartbeats than by default, so that short runs have some.
         let seen = ["--listen", "127.0.0.1:0", "--heartbeat", "1s"];
         self.without_and_with("being seen", &unseen, &seen)
     }
@@ -394,7 +394,7 @@ impl<'a> Bench<'a> {
                 let mut ratios =
                     ["ratio of time", "ratio of processor time"].map(|of| series(of, ""));
                 for round in 0..self.rounds {
-                    // Each goes first in every other round.
+                    // Alternates which of the two goes first.
                     for n in [round % 2, 1 - round % 2] {
                         let args = [&["--parallel", parallel], ways[n].1].concat();
                         self.work.fill(kind, self.counts.run)?;

@@ -1,7 +1,7 @@
-//! `cargo xtask book`: the documentation as a site, made by mdBook.
+//! `cargo xtask book`: builds the documentation site with mdBook.
 //!
 //! The Markdown is written for GitHub and links to files anywhere in the repository. mdBook gets a
-//! copy with changed links: to pages of the site, or to files on GitHub.
+//! copy whose links lead to pages of the site or to files on GitHub.
 
 mod links;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use crate::command::run;
 use crate::project::Project;
 use crate::setup;
 
-/// The place of files that are not pages.
+/// The address of files that are not pages of the book.
 const REPOSITORY: &str = "https://github.com/task-host/task-host";
 
 /// The table of contents.
@@ -46,7 +46,7 @@ pub(crate) fn build(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files for mdBook, by path below its `docs`.
+/// The files for mdBook, by their paths below its `docs`.
 fn staged(root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut files: Vec<String> = Vec::new();
     list(root, "docs", &mut files)?;
@@ -74,8 +74,8 @@ fn staged(root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 }
 
 /// The path of a repository's file in the book. Top-level pages get a directory of their own,
-/// because `SECURITY.md` and `docs/security.md` are different pages. The site's first page is
-/// `index`.
+/// because `SECURITY.md` and `docs/security.md` are different pages. `README.md` becomes the site's
+/// first page, `index`.
 fn place(file: &str) -> String {
     match file.strip_prefix("docs/") {
         Some(below) => below.to_owned(),
@@ -84,7 +84,7 @@ fn place(file: &str) -> String {
     }
 }
 
-/// The text of a page with its links changed for the book.
+/// The text of a page, with its links changed for the book.
 fn moved(
     root: &Path,
     file: &str,
@@ -92,7 +92,7 @@ fn moved(
     places: &BTreeMap<String, String>,
 ) -> anyhow::Result<String> {
     let mut moved = text.to_owned();
-    // Starts at the end, so that earlier ranges stay valid.
+    // Starts at the end, so that the ranges of the remaining links stay valid.
     for range in links::links(text)?.into_iter().rev() {
         let link = &text[range.clone()];
         let Some(to) = resolve(file, link) else { continue };
@@ -109,7 +109,8 @@ fn moved(
     Ok(moved)
 }
 
-/// The path from the top that a link leads to; `None` for other sites and for the same page.
+/// The path from the top of the repository that a link leads to; `None` for other sites and for the
+/// same page.
 fn resolve(file: &str, link: &str) -> Option<String> {
     let path = link.split('#').next().unwrap_or_default();
     if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
@@ -127,7 +128,7 @@ fn resolve(file: &str, link: &str) -> Option<String> {
     Some(segments.join("/"))
 }
 
-/// The link from one file to another; both paths are from the top.
+/// The relative link from one file to another. Both paths are from the top of the repository.
 fn relative(from: &str, to: &str) -> String {
     let up = from.matches('/').count();
     let shared = from.split('/').zip(to.split('/')).take_while(|(a, b)| a == b).count().min(up);
@@ -135,7 +136,7 @@ fn relative(from: &str, to: &str) -> String {
     "../".repeat(up - shared) + &below.join("/")
 }
 
-/// All files below a directory, by path from the top.
+/// Lists all files below a directory, by their paths from the top of the repository.
 fn list(root: &Path, directory: &str, files: &mut Vec<String>) -> anyhow::Result<()> {
     for entry in fs::read_dir(root.join(directory)).with_context(|| directory.to_owned())? {
         let entry = entry?;

@@ -20,7 +20,7 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// Builds `host`, and returns its path.
+/// Builds `host`, and returns the path of the program.
 ///
 /// The two profiles build different selections of packages, because Cargo unifies the features of
 /// dependencies over a selection: in one profile, `--workspace` with tests and `-p task-host` would
@@ -37,30 +37,31 @@ pub(crate) fn host(project: &Project, profile: Profile) -> anyhow::Result<PathBu
 
 /// Builds `host` with fault points, for tests: `target/fault-points/host`.
 ///
-/// Only the host's own crate is compiled again. The packages and a test file are selected so that all
-/// dependencies have the features that they have in the build of the tests.
+/// Compiles only the host's own crate again. The selected packages and the test file give all
+/// dependencies the same features as in the build of the tests.
 pub(crate) fn host_with_fault_points(project: &Project) -> anyhow::Result<()> {
     let mut cargo = project.cargo();
     cargo.args(["build", "--workspace", "--bin", "host", "--test", "style"]);
     run(cargo.args(FAULT_POINTS))?;
     let directory = project.target.join("fault-points");
     fs::create_dir_all(&directory)?;
-    // A test may be running the old one, so the new one gets another inode.
+    // A test may be running the old program, so the new one gets another inode.
     let (built, new) = (Profile::Dev.host(project), directory.join("host.new"));
     fs::copy(&built, &new).with_context(|| format!("{}", built.display()))?;
     fs::rename(&new, directory.join("host"))?;
-    // Puts the ordinary program back into its place.
+    // Builds the ordinary program again, which replaces this one in its place.
     host(project, Profile::Dev).map(drop)
 }
 
-/// Cargo's arguments for fault points. No release has them.
+/// Cargo's arguments for fault points. Releases have no fault points.
 pub(crate) const FAULT_POINTS: [&str; 2] = ["--features", "task-host/fault-points"];
 
 /// Builds a benchmark of `host/benches`, and returns its path.
 pub(crate) fn bench(project: &Project, name: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = project.cargo();
     run(cargo.args(["build", "--release", "-p", "task-host", "--bench", name]))?;
-    // Once more for the path, because Cargo's messages are either for people or for programs.
+    // The second run prints the path, because Cargo's messages are either for people or for
+    // programs.
     let messages = capture(cargo.args(["--quiet", "--message-format=json"]))?;
     let mut path = messages.lines().filter_map(|message| {
         let message: Value = serde_json::from_str(message).ok()?;
@@ -71,7 +72,7 @@ pub(crate) fn bench(project: &Project, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 impl Profile {
-    /// Where the build leaves `host`.
+    /// The path at which the build leaves `host`.
     pub(crate) fn host(self, project: &Project) -> PathBuf {
         let directory = match self {
             Self::Dev => "debug",
@@ -90,7 +91,7 @@ pub(crate) struct TestProgram {
 }
 
 impl TestProgram {
-    /// Whether it holds a program's unit tests, not those of a library or a test file.
+    /// Whether this contains the unit tests of a program, not those of a library or a test file.
     pub(crate) fn is_bin(&self) -> bool {
         self.kind == "bin"
     }
@@ -104,7 +105,7 @@ impl TestProgram {
         }
     }
 
-    /// The names of its tests that contain the filter.
+    /// The names of its tests that contain `filter`.
     pub(crate) fn tests(&self, filter: Option<&str>) -> anyhow::Result<Vec<String>> {
         let mut list = Command::new(&self.executable);
         let listed = capture(list.args(["--list", "--format", "terse"]).args(filter))?;
@@ -113,9 +114,9 @@ impl TestProgram {
     }
 }
 
-/// Builds all tests and what they run, and returns the test programs.
+/// Builds all tests and the programs that they run. Returns the test programs.
 pub(crate) fn tests(project: &Project) -> anyhow::Result<Vec<TestProgram>> {
-    // Runs twice, because Cargo's messages are either for people or for programs.
+    // Cargo runs twice, because its messages are either for people or for programs.
     host(project, Profile::Dev)?;
     let messages = capture(project.cargo().args([
         "build",
@@ -141,8 +142,7 @@ pub(crate) fn tests(project: &Project) -> anyhow::Result<Vec<TestProgram>> {
     Ok(programs)
 }
 
-/// Builds the guests of examples and tests, and returns their components,
-/// `target/guests/NAME.wasm`.
+/// Builds the guests of examples and tests as `target/guests/NAME.wasm`, and returns the paths.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let guests = packages(project)?;
     let mut cargo = project.cargo();
@@ -166,8 +166,8 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Builds the program of tests for WASI 0.2 and for preview 1: `target/guests/rust_program.wasm`
-/// and `rust_program_preview1.wasm`.
+/// Builds the test program for WASI 0.2 and for preview 1: `target/guests/rust_program.wasm` and
+/// `rust_program_preview1.wasm`.
 pub(crate) fn programs(project: &Project) -> anyhow::Result<()> {
     setup::standard_library(project, setup::PREVIEW1)?;
     let mut cargo = project.cargo();
@@ -184,8 +184,8 @@ pub(crate) fn programs(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies a file into place by renaming it, because a running test may read the old one. Another
-/// xtask may do the same at this moment, so the name of the copy is this process's own.
+/// Copies a file into place by renaming it, because a running test may read the old file. The name
+/// of the copy contains the process id, because another xtask may do the same at this moment.
 fn put(from: &Path, to: &Path) -> anyhow::Result<()> {
     let new = to.with_extension(format!("wasm.{}", std::process::id()));
     fs::copy(from, &new).with_context(|| format!("{} was not built", from.display()))?;

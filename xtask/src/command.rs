@@ -1,11 +1,11 @@
-//! Runs other programs. Errors say which program failed, and how.
+//! Runs other programs. Errors name the program that failed, and how.
 
 use std::io::{self, IsTerminal, Read};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
 
-/// Runs a command in this terminal. Fails unless the command succeeds.
+/// Runs a command in this terminal. Fails if the command fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let shown = show(command);
     println!("{}", styled("2", &format!("$ {shown}")));
@@ -16,14 +16,14 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a command, and returns what it printed and whether it succeeded. Fails only if it can't be
-/// started.
+/// Runs a command, and returns its output and whether it succeeded. Fails only if the command
+/// cannot be started.
 pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<(String, anyhow::Result<()>)> {
     let shown = show(command);
     let (mut printed, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let started = command.spawn().with_context(|| format!("cannot start `{shown}`"));
-    // Only the program holds the pipe's other end now, so the output ends with it.
+    // Closes this process's copies of the pipe, so that the output ends when the program ends.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut program = started?;
     let mut output = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<(String, anyh
     Ok((printed, ended))
 }
 
-/// Runs a command and returns its standard output. Fails unless the command succeeds.
+/// Runs a command and returns its standard output. Fails if the command fails.
 pub(crate) fn capture(command: &mut Command) -> anyhow::Result<String> {
     let shown = show(command);
     let output = command
@@ -48,7 +48,7 @@ pub(crate) fn capture(command: &mut Command) -> anyhow::Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}`"))
 }
 
-/// The text in a style of the terminal, if there is one. 1 is bold, 2 is faint.
+/// Styles the text if standard output is a terminal. Style 1 is bold, 2 is faint.
 pub(crate) fn styled(style: &str, text: &str) -> String {
     if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         format!("\x1b[{style}m{text}\x1b[0m")

@@ -1,6 +1,6 @@
-//! `cargo xtask demo`: a few hundred tasks over the images in this repository.
+//! `cargo xtask demo`: runs a few hundred tasks over the images in this repository.
 //!
-//! After the builds, it runs only commands that a user would type, and prints each.
+//! After the builds, it runs only commands that a user would type, and prints each command.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,9 +34,9 @@ pub(crate) struct Options {
 
 /// The demo's guests.
 const GUESTS: [&str; 5] = ["NO_OP", "image_downsample", "image_threshold", "digest", "render"];
-/// Marks a directory that the demo created and may clear.
+/// A file that marks a directory as created by the demo, so that the demo may clear it.
 const MARK: &str = ".made-by-cargo-xtask-demo";
-/// Rows and columns of parts of the rendered picture.
+/// Rows and columns of the parts of the rendered picture.
 const PARTS: (usize, usize) = (6, 8);
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -119,7 +119,7 @@ fn heading(text: &str) {
     println!("\n{}", styled("1", text));
 }
 
-/// Creates the directory, or clears that of an earlier demo.
+/// Creates the directory, or clears the directory of an earlier demo.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let first = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().transpose()?,

@@ -1,4 +1,4 @@
-//! Rules for dependencies: cargo-deny checks `deny.toml`.
+//! Checks dependencies against the rules in `deny.toml`, with cargo-deny.
 
 use std::process::Command;
 

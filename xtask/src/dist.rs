@@ -1,7 +1,8 @@
-//! `cargo xtask dist`: everything that a user can install, in `dist/`.
+//! `cargo xtask dist`: builds everything that a user can install, in `dist/`.
 //!
 //! Static programs for Linux on x86-64 and arm64, each in an archive, a wheel and a Debian package;
-//! one container image for both; checksums of all. The same commit and tools give the same bytes.
+//! one container image for both; checksums of all files. The same commit and tools give the same
+//! bytes.
 
 mod archive;
 mod cross;
@@ -47,7 +48,7 @@ pub(crate) struct Options {
     check: bool,
 }
 
-/// The checksums of all other files, as `sha256sum --check` reads them.
+/// The file with the checksums of all other files, in the format of `sha256sum --check`.
 const CHECKSUMS: &str = "SHA256SUMS";
 
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
@@ -83,7 +84,7 @@ pub(crate) fn program(project: &Project) -> anyhow::Result<PathBuf> {
     )
 }
 
-/// Packs the programs in every way. Returns the files.
+/// Packs the programs in all formats. Returns the files.
 fn pack(project: &Project, dir: &Path, programs: &[Program]) -> anyhow::Result<Vec<PathBuf>> {
     clear(dir)?;
     let release = Release::open(project, dir)?;
@@ -107,7 +108,7 @@ fn pack(project: &Project, dir: &Path, programs: &[Program]) -> anyhow::Result<V
     Ok(packed)
 }
 
-/// Removes the files of an earlier run. A directory with anything else is left as it is.
+/// Removes the files of an earlier run. Refuses a directory that contains anything else.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let mut old = Vec::new();
@@ -129,8 +130,8 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs and runs what is in the directory, as a user would: also what is for arm64, in an
-/// emulator.
+/// Installs and runs the packages in the directory as a user would. An emulator runs those for
+/// arm64.
 fn check(project: &Project, dir: &Path) -> anyhow::Result<()> {
     ensure!(
         dir.join(CHECKSUMS).is_file(),
@@ -139,7 +140,7 @@ fn check(project: &Project, dir: &Path) -> anyhow::Result<()> {
     );
     let has = |target: Target| archive::file(dir, target).is_some();
     let is_emulated = Target::here() != Some(Target::Arm) && has(Target::Arm);
-    // The tests of this module are for arm64, on other machines.
+    // The module of the tests that run arm64 programs in an emulator.
     const EMULATED: &str = "emulated::";
     let selected = match (Target::here().is_some_and(has), is_emulated) {
         (true, true) => vec![],
@@ -156,9 +157,9 @@ fn check(project: &Project, dir: &Path) -> anyhow::Result<()> {
     build::guests(project)?;
     let servers = Servers::start(project, Which::Engines)?;
     let mut tests = project.cargo();
-    // Only this package, because the host need not be built again.
+    // Selects only this package, because the host need not be built again.
     tests.args(["test", "-p", "task-host-tests", "--test", "packages"]);
-    // Whether the same files give the same packages is not asked of packages.
+    // The skipped test packs files itself, so it does not test the packages in this directory.
     tests
         .args(["--", "--include-ignored", "--show-output", "--skip", "packing_the_same"])
         .args(selected);

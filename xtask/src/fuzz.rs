@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: searches for inputs that break a promise of a parser, with libFuzzer.
 //!
-//! Each target starts with the corpus in the repository and with what earlier runs on this machine
-//! found. What reaches new code is added to the corpus in the repository, unless the tests run this.
+//! Each target starts with the corpus in the repository and with the inputs that earlier runs on
+//! this machine found. Inputs that reach new code are added to the corpus in the repository, except
+//! when the tests run the search.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,14 +22,14 @@ use crate::setup;
 
 /// How long the tests search with each target.
 const BRIEF: Duration = Duration::from_secs(60);
-/// The most bytes of an input.
+/// The maximum size of an input in bytes.
 const LONGEST: usize = 4096;
-/// Seconds after which an input counts as one that takes too long. An input takes less than a
-/// thousandth of that, so that a busy machine does not matter.
+/// After this number of seconds, libFuzzer reports an input as too slow. An input normally takes
+/// less than a thousandth of this time, so a busy machine causes no false reports.
 const TIMEOUT: u64 = 120;
-/// Mebibytes of memory that a target may have.
+/// The maximum memory of a target in mebibytes.
 const MEMORY: usize = 2048;
-/// Digits of a name that libFuzzer gives to an input.
+/// The number of hexadecimal digits in the file names that libFuzzer chooses.
 const DIGITS: usize = 40;
 
 #[derive(Args)]
@@ -65,7 +66,7 @@ pub(crate) struct Fuzzer {
     program: PathBuf,
     /// The corpus in the repository.
     corpus: PathBuf,
-    /// What runs on this machine found.
+    /// The inputs that runs on this machine found.
     kept: PathBuf,
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     };
     if let Some(input) = &options.input {
         ensure!(targets.len() == 1, "--input needs one target");
-        // The program starts in the directory of the user.
+        // The program starts in the user's current directory, so relative paths work.
         return run_command(fuzzer.command(&targets[0]).arg(input));
     }
     let searched = fuzzer.search(&targets, options.time, options.jobs);
@@ -94,8 +95,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
 }
 
 impl Fuzzer {
-    /// Searches for a minute with each target, and changes no file of the repository. Takes one
-    /// processor, and that only while nothing else needs it.
+    /// Searches for a minute with each target, and changes no file of the repository. Uses one
+    /// processor at low priority.
     pub(crate) fn search_beside_tests(&self) -> anyhow::Result<()> {
         let targets: Vec<String> = self.targets()?.into_iter().collect();
         self.search(&targets, BRIEF, Some(1))
@@ -103,8 +104,8 @@ impl Fuzzer {
 
     pub(crate) fn build(project: &Project) -> anyhow::Result<Self> {
         setup::cpp_compiler()?;
-        // The whole workspace, as for tests: Cargo then selects the same features of dependencies,
-        // and compiles only our own crates again, for the other wrapper.
+        // Builds the whole workspace, as for tests. Cargo then selects the same features of
+        // dependencies, and compiles only the project's own crates again, for the other wrapper.
         run_command(
             project
                 .cargo()
@@ -119,13 +120,13 @@ impl Fuzzer {
         })
     }
 
-    /// The targets: each has a directory in the corpus, as a test checks.
+    /// The targets. Each has a directory in the corpus, which a test checks.
     fn targets(&self) -> anyhow::Result<BTreeSet<String>> {
         names(&self.corpus)
     }
 
     fn command(&self, target: &str) -> Command {
-        // After everything that somebody waits for.
+        // A low priority, so that other programs run first.
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(&self.program);
         command.env("FUZZ_TARGET", target).env("RUST_BACKTRACE", "0");
@@ -137,7 +138,7 @@ impl Fuzzer {
         command
     }
 
-    /// Runs several targets at a time. Tells what each found.
+    /// Searches with several targets at a time. Prints the findings of each.
     fn search(
         &self,
         targets: &[String],
@@ -211,8 +212,8 @@ impl Fuzzer {
         self.kept.join("found").join(target)
     }
 
-    /// Adds to the corpus in the repository what reaches new code, and removes what no longer does.
-    /// Files that people named stay.
+    /// Adds inputs that reach new code to the corpus in the repository, and removes inputs that no
+    /// longer do. Keeps files that people named.
     fn keep(&self, target: &str) -> anyhow::Result<()> {
         let corpus = self.corpus.join(target);
         let smallest = self.kept.join("smallest").join(target);
@@ -226,8 +227,8 @@ impl Fuzzer {
         let log = File::create(self.kept.join(format!("{target}.merge.log")))?;
         let status = self
             .command(target)
-            // One input for each place in the code, and not for each number of times it is reached:
-            // a tenth of the files.
+            // Keeps one input for each place in the code, not for each number of times it is
+            // reached: a tenth of the files.
             .args(["-merge=1", "-use_counters=0"])
             .args([&smallest, &corpus, &self.found(target)])
             .stdin(Stdio::null())
@@ -246,7 +247,7 @@ impl Fuzzer {
     }
 }
 
-/// Whether libFuzzer named a file.
+/// Whether libFuzzer chose this file name.
 fn is_digest(name: &str) -> bool {
     name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

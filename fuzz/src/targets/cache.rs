@@ -16,7 +16,7 @@ pub(crate) fn check(input: &[u8]) {
     sealed(input);
 }
 
-/// Code is loaded only as it was stored, and only for its component.
+/// Code is loaded only if it is unchanged, and only for its own component.
 fn sealed(code: &[u8]) {
     let component = Digest::of(b"component");
     assert_eq!(unseal(code, component), None, "nobody sealed this");
@@ -25,7 +25,7 @@ fn sealed(code: &[u8]) {
     assert_eq!(unseal(&stored, Digest::of(b"another component")), None);
     assert_eq!(unseal(&stored[1..], component), None);
     assert_eq!(unseal(&stored[..stored.len() - 1], component), None);
-    // Any byte, chosen by the input.
+    // The input chooses the byte to change.
     let at = code.iter().fold(0, |at: usize, byte| at.wrapping_mul(31) + usize::from(*byte));
     let at = at % stored.len();
     stored[at] ^= 1;

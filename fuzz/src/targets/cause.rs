@@ -1,5 +1,5 @@
-//! The causes of errors, which are the words of guests: each is one short line that a terminal can
-//! show, and the numbers of a task make no difference. And the last words in a guest's log.
+//! The causes of guests' errors: each is one short line that a terminal can show, and does not
+//! depend on the numbers in an error. Also the error at the end of a guest's log.
 
 use task_host::cause::{self, LONGEST, fingerprint};
 use task_host::plain;
@@ -11,11 +11,11 @@ pub(crate) fn check(input: &[u8]) {
     assert!(!found.is_empty() && found.len() <= LONGEST);
     assert_eq!(plain::first_odd(&found), None);
     assert!(cause::is_of(&text, &found) && cause::is_of(&text, &text));
-    // What follows the line of a cause does not matter, unless the first line announces it.
+    // The lines after the line of the cause do not matter, unless the first line announces them.
     let numbered = |n: u32| format!("tile {n} of task-{n}/a{n}.png: {}", text.trim());
     assert_eq!(fingerprint(&numbered(1007)), fingerprint(&numbered(4711)));
     if let Some((cause, trace)) = last_words(&text) {
-        // It is a part of the log but for a position, and has an end.
+        // The cause and the call stack are parts of the log, except for a position.
         let told = cause.len() + trace.map_or(0, |trace| trace.len());
         assert!(!cause.is_empty() && told <= 2 * text.len() + 16);
     }

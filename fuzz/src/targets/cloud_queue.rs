@@ -1,6 +1,6 @@
-//! Messages of SQS and Pub/Sub: attributes that keep attempts, and pointers to large bodies.
+//! Messages of SQS and Pub/Sub: attributes that record attempts, and pointers to large bodies.
 //!
-//! An input is the attributes as lines such as `name: value`, an empty line, and the body.
+//! An input consists of attributes as lines such as `name: value`, an empty line, and the body.
 
 mod pubsub;
 mod sqs;

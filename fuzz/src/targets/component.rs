@@ -1,7 +1,7 @@
-//! Components: what the host tells about a file, and the names in call stacks.
+//! Components: the host's description of a file, and the names in call stacks.
 //!
-//! Compiling is not checked here: wasmtime has fuzz targets of its own, and compiles in a process
-//! with limits.
+//! Compiling is not checked here: wasmtime has its own fuzz targets, and the host compiles in a
+//! process with limits.
 
 use task_host::catalog::Contents;
 use task_host::plain;
@@ -10,7 +10,7 @@ use task_host::sandbox::{CALLS, Kind};
 
 use crate::memory::bounded;
 
-/// The most bytes of a shown name: 200, each of which may be escaped, and how many were cut.
+/// The most bytes of a shown name: 200, each of which may be escaped, and the note of a cut.
 const LONGEST: usize = 200 * 8 + 40;
 
 /// wasmparser reserves memory for as many items as a section announces, which may be a million.
@@ -23,7 +23,7 @@ pub(crate) fn check(input: &[u8]) {
         Err(problem) => assert!(problem.starts_with("is ")),
     }
     if let Ok(text) = std::str::from_utf8(input) {
-        // However much a mangled name stands for.
+        // A short mangled name can stand for a very long one.
         let shown = bounded(256 << 10, || name_in_stack(text));
         assert!(shown.len() <= LONGEST, "{} bytes: {shown}", shown.len());
         assert_eq!(plain::first_odd(&shown), None, "{shown}");
@@ -34,7 +34,7 @@ fn described(input: &[u8], contents: &Contents) {
     assert!(matches!(contents.format, "component" | "core module"));
     let lists = [&contents.exports, &contents.imports, &contents.languages, &contents.tools];
     let bytes: usize = lists.iter().flat_map(|list| list.iter()).map(String::len).sum();
-    // A dot or a space joins two names of the file.
+    // A dot or a space may join two names of the file.
     assert!(bytes <= 2 * input.len(), "{bytes} bytes of names");
     match contents.problem() {
         Some(problem) => assert!(!problem.is_empty()),

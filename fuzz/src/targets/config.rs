@@ -1,5 +1,5 @@
-//! Files of settings: each value goes through its setting's own parser, and those that are accepted
-//! keep their documented limits.
+//! Settings files: the parser of each setting reads its value, and accepted values are within their
+//! documented limits.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -31,11 +31,11 @@ pub(crate) fn check(input: &[u8]) {
             }
             _ => continue,
         };
-        // The last of two values counts, and the queues are needed.
+        // A value replaces the earlier value of its setting. The queues are required.
         line.retain(|word| !word.starts_with(&format!("--{key}=")));
         line.push(format!("--{key}={value}"));
     }
-    // A pattern becomes an automaton of at most 10 MB.
+    // A glob pattern is compiled to an automaton of at most 10 MB.
     let parsed = bounded(64 << 20, || {
         let matches = COMMAND.clone().try_get_matches_from(line);
         matches.and_then(|matches| Config::from_arg_matches(&matches))
@@ -46,7 +46,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// The limits in the settings' documentation.
+/// Checks the limits that the settings' documentation states.
 fn limits(config: &Config) {
     let lease = config.work.lease;
     assert!((Duration::from_secs(2)..=Duration::from_secs(12 * 3600)).contains(&lease));

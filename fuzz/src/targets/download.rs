@@ -1,6 +1,6 @@
 //! Objects and listings as servers send them: headers, checksums, gzip, and XML.
 //!
-//! An input is headers as lines such as `name: value`, an empty line, and the body.
+//! An input consists of headers as lines such as `name: value`, an empty line, and the body.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use crate::memory::bounded;
 
 /// The most decoded bytes.
 const LIMIT: u64 = 64 << 10;
-/// The memory of a decoder.
+/// The most memory of a decoder.
 const MEMORY: usize = 1 << 20;
 
 pub(crate) fn check(input: &[u8]) {
@@ -31,7 +31,7 @@ pub(crate) fn check(input: &[u8]) {
     let (whole, bytes) = decode([body].into_iter(), &headers);
     let (pieces, same) = decode(body.chunks(7), &headers);
     let is_whole = |decoded: &Decoded| matches!(decoded, Decoded::Whole(_));
-    // Of two reasons to refuse an object, either may come first.
+    // If an object has two faults, either may be reported.
     let is_same = pieces == whole || !(is_whole(&pieces) || is_whole(&whole));
     assert!(is_same, "it depends on how the bytes arrive: {whole:?}, {pieces:?}");
     match whole {
@@ -49,7 +49,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// What is left of a listing has no key that would be left out, and nothing is added.
+/// A pruned listing has no key that pruning would remove, and nothing is added to it.
 fn listing(xml: &str) {
     for is_azure in [false, true] {
         let pruned = bounded(4 * xml.len() + 4096, || prune_listing(xml, is_azure));
@@ -61,7 +61,7 @@ fn listing(xml: &str) {
     }
 }
 
-/// Decodes pieces into a file, and returns its bytes.
+/// Decodes pieces into a file, and returns the file's bytes.
 fn decode<'a>(
     pieces: impl Iterator<Item = &'a [u8]>,
     headers: &[(&str, &str)],

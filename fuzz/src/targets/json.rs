@@ -1,4 +1,4 @@
-//! JSON as messages are read: our reader and `serde_json` find the same values.
+//! The JSON reader for messages: it finds the same values as `serde_json`.
 
 use serde_json::value::RawValue;
 use task_host::json::{self, Value};
@@ -11,7 +11,7 @@ const PYTHON: [&str; 2] = ["NaN", "Infinity"];
 
 pub(crate) fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    // A byte of the heap for each level of nesting.
+    // Each level of nesting takes a byte of the heap.
     let ours = bounded(2 * text.len() + 64, || json::parse(text));
     let theirs = serde_json::from_str::<&RawValue>(text);
     match (&ours, &theirs) {
@@ -35,7 +35,7 @@ pub(crate) fn check(input: &[u8]) {
             assert_same(value, &theirs);
             assert_eq!(serde_json::from_str::<serde_json::Value>(&line).ok(), Some(theirs));
         } else if value.is_portable() {
-            // Numbers beyond the range of 64 bits are portable as texts.
+            // A number beyond the range of 64 bits is portable, because its text is kept.
             let error =
                 serde_json::from_str::<serde_json::Value>(text).expect_err("refused before");
             assert!(error.to_string().starts_with("number out of range"), "{error}");
@@ -43,7 +43,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// Checks that our reader finds what `serde_json` found. It read at most 128 levels.
+/// Checks that our reader finds the same value as `serde_json`, which reads at most 128 levels.
 fn assert_same(ours: Value<'_>, theirs: &serde_json::Value) {
     match theirs {
         serde_json::Value::Array(theirs) => {
@@ -55,7 +55,7 @@ fn assert_same(ours: Value<'_>, theirs: &serde_json::Value) {
             let fields: Vec<_> = ours.fields().expect("an object").collect();
             assert!(fields.iter().all(|(name, _)| name.is_string()));
             for (name, theirs) in theirs {
-                // serde_json keeps the last of fields with one name.
+                // serde_json keeps the last of several fields with the same name.
                 let ours = fields.iter().rfind(|(field, _)| field.is(name)).expect("the field");
                 assert_same(ours.1, theirs);
             }

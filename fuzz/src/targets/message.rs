@@ -1,4 +1,4 @@
-//! Messages: what is accepted keeps the limits of a task, and encodes to the same task.
+//! Messages: an accepted task is within the limits, and is the same after encoding and decoding.
 
 use task_host::json;
 use task_host::key::{BucketKey, Prefix, TaskName};
@@ -8,7 +8,7 @@ use task_host::receipt;
 use crate::memory::bounded;
 
 pub(crate) fn check(input: &[u8]) {
-    // A key takes at least three bytes of a message, and some 50 of memory.
+    // A key takes at least three bytes of a message, and about 50 bytes of memory.
     match bounded(64 * input.len() + 8192, || message::decode(input)) {
         Ok(task) => accepted(input, &task),
         Err(error) => {
@@ -33,7 +33,7 @@ fn accepted(input: &[u8], task: &Task) {
         assert_eq!(json::parse(payload).map(json::Value::text), Ok(payload.as_str()));
     }
     agrees_with_serde(input, task);
-    // Only python-task-queue's own forms of a task have no base directory.
+    // Only registered tasks and function calls of python-task-queue have no base directory.
     if task.base_directory.is_root() {
         return assert!(task.inputs.is_empty() && task.id == -1);
     }
@@ -51,7 +51,7 @@ fn accepted(input: &[u8], task: &Task) {
     assert_eq!(receipt::content(&again), receipt::content(task));
 }
 
-/// Checks that `serde_json` finds the same task, if it reads the message at all: it refuses Python's
+/// Checks that `serde_json` finds the same task, if it can read the message: it rejects Python's
 /// numbers, and numbers and nesting beyond its limits.
 fn agrees_with_serde(input: &[u8], task: &Task) {
     let text = std::str::from_utf8(input).expect("a task is text");

@@ -1,6 +1,7 @@
 //! Keys, prefixes, task names, digests, and the addresses of queues and buckets.
 //!
-//! Each line of an input is tried as all of them. Two lines in a row are also a prefix and a key.
+//! Each line of an input is parsed as each of these. Two consecutive lines are also joined as a
+//! prefix and a key.
 
 use std::path::Component;
 
@@ -30,7 +31,7 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// What is shown to people is on one line, and has no characters that are not seen.
+/// Checks that escaped texts have no invisible characters.
 fn shown(text: &str) {
     assert_eq!(plain::first_odd(&plain::escape(text)), None);
     let lines = plain::escape_lines(text);
@@ -54,7 +55,7 @@ fn key(text: &str) -> Option<BucketKey> {
     };
     assert_eq!(key.as_str(), text);
     assert!(text.len() <= MAX_KEY_BYTES);
-    // Joined to a directory, it stays below it.
+    // A key that is joined to a directory stays below the directory.
     for part in key.as_path().components() {
         let Component::Normal(segment) = part else { panic!("{part:?} in {key}") };
         assert!(segment.len() <= MAX_SEGMENT_BYTES);

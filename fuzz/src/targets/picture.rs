@@ -1,6 +1,6 @@
-//! The example guest's own reader of PNG files: its pictures are those of the `image` crate.
+//! The example guest's own PNG reader: it reads the same pictures as the `image` crate.
 
-// A component is no library that a program can link, so this compiles the same files.
+// A program can't link a component, so this compiles the component's source files.
 #[path = "../../../guest-examples/image-downsample/src/png.rs"]
 mod png;
 #[path = "../../../guest-examples/image-downsample/src/unfilter.rs"]
@@ -21,7 +21,7 @@ pub(crate) fn check(input: &[u8]) {
 }
 
 fn read(file: &[u8]) {
-    // DEFLATE makes at most 1032 bytes of one, and a row of one pixel has a filter and a slice.
+    // DEFLATE expands a byte to at most 1032 bytes. A row of one pixel takes a filter and a slice.
     let Some(image) = bounded(20 * 1032 * file.len() + (1 << 20), || png::read(file)) else {
         return;
     };
@@ -31,7 +31,7 @@ fn read(file: &[u8]) {
     assert!(image == theirs, "{:?} differs from {:?}", image.color(), theirs.color());
 }
 
-/// Writes the right checksum into each chunk: no search finds one.
+/// Writes the right checksum into each chunk, because the fuzzer can't guess it.
 fn write_checksums(file: &mut [u8]) {
     let mut rest = file.get_mut(SIGNATURE..).unwrap_or_default();
     while let Some((length, after)) = rest.split_first_chunk_mut::<4>() {

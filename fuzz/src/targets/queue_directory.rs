@@ -1,6 +1,7 @@
-//! File names, receipts of leases, bodies and movement files in a queue directory.
+//! File names, lease receipts, bodies and movement files in a queue directory.
 //!
-//! The first line of an input is a name, the rest is both a body and a movement file.
+//! The first line of an input is used as a name and as a receipt. The rest is used as a body and as
+//! a movement file.
 
 mod movement;
 
@@ -9,9 +10,9 @@ use task_host::queue::file::foreign;
 
 use super::first_line;
 
-/// The longest name of a file on Linux, in bytes.
+/// The longest file name on Linux, in bytes.
 const LONGEST: usize = 255;
-/// An id as it is chosen for a body. No sender can know it before.
+/// An id that the queue chooses for a body. A sender can't know it in advance.
 const ID: &str = "8d8a8f2c-9f0b-4a3e-8f57-0d5c0a9a2f11";
 
 pub(crate) fn check(input: &[u8]) {
@@ -26,7 +27,7 @@ pub(crate) fn check(input: &[u8]) {
 
 fn name(text: &str) {
     let Some((due, id)) = foreign::parse_name(text) else { return };
-    // The id is a file name elsewhere, and a word of a line.
+    // The id is also used as a file name, and as a word of a line.
     let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     assert!(id.chars().all(is_safe) && !id.starts_with('.') && !id.contains("--"), "{id}");
     assert!(text.ends_with(&format!("--{id}.json")));
@@ -50,7 +51,7 @@ fn body(sent: &[u8]) {
     if !has_id {
         assert_eq!(foreign::body(stored.clone(), ID), sent, "not delivered as sent");
     }
-    // A file that somebody else wrote.
+    // A file that another program wrote.
     let read = foreign::body(sent.to_vec(), ID);
     assert!(has_id || read == sent);
     let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();

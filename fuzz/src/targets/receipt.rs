@@ -1,4 +1,4 @@
-//! Receipts: what is accepted is written again as the same, and names the task that it is of.
+//! Receipts: an accepted receipt is the same after writing and reading, and names its task.
 
 use task_host::digest::Digest;
 use task_host::key::BucketKey;
@@ -48,7 +48,7 @@ pub(crate) fn check(input: &[u8]) {
     assert_eq!((again.inputs, again.outputs), (receipt.inputs, receipt.outputs));
 }
 
-/// The key of a receipt tells the content of its task, and no other key does.
+/// Checks that the key of a receipt identifies the content of its task, and that no other key does.
 fn key(text: &str) {
     let content = Digest::of(text.as_bytes());
     assert_eq!(receipt::content_of(&receipt::key(&content)), Some(content));

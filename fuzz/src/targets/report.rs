@@ -1,13 +1,14 @@
-//! Reports: those of any message and any words of a guest can be read again, and those of strangers
-//! don't stop a reader.
+//! Reports: a report about any message and any text of a guest can be read again, and a report of
+//! another program does not stop a reader.
 
 use task_host::message;
 use task_host::report::{DoneReport, ErrorReport, Report, SHORTEST, Took, is_report};
 use task_host::stats::Steps;
 
-/// The most bytes of a message here: nine versions of its report are written and read.
+/// The most bytes of a message here. It is small, because nine versions of its reports are written
+/// and read.
 const LONGEST: usize = 1024;
-/// The separator of a message and what a guest said.
+/// The separator between a message and a guest's text.
 const SEPARATOR: &str = "\0";
 
 pub(crate) fn check(input: &[u8]) {
@@ -47,22 +48,22 @@ pub(crate) fn check(input: &[u8]) {
     for version in errors.iter().chain(&dones) {
         assert!(is_report(version));
         let text = std::str::from_utf8(version).expect("a report is text");
-        // What XML 1.0 has, in which SQS answers. Line ends and tabs stand between the fields of a
-        // message that had them there.
+        // SQS accepts only characters of XML 1.0. Line ends and tabs can be between the fields of
+        // an embedded message.
         let is_carried = |c: char| match c {
             '\t' | '\n' | '\r' => true,
             _ => c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}'),
         };
         assert!(text.chars().all(is_carried), "a queue can't carry {text:?}");
         serde_json::from_str::<serde_json::Value>(text).map(drop).unwrap_or_else(|error| {
-            // A number beyond 64 bits stays as the message has it.
+            // An embedded message keeps its numbers beyond 64 bits.
             assert!(error.to_string().starts_with("number out of range"), "{error}: {text}");
         });
     }
     for versions in [&errors, &dones] {
         assert!(versions.last().is_some_and(|last| last.len() <= SHORTEST));
     }
-    // What `host queue redrive` sends back is the task that failed.
+    // `host queue redrive` sends back the task that failed.
     let report = Report::parse(&errors[0]).expect("our own report");
     let sent_back = report.message().ok().and_then(|text| message::decode(text.as_bytes()).ok());
     assert_eq!(sent_back, message::decode(message).ok());
@@ -70,12 +71,12 @@ pub(crate) fn check(input: &[u8]) {
     assert!(report.time().is_some());
 }
 
-/// Reads a report of a stranger.
+/// Reads a report of another program.
 fn read(input: &[u8]) {
     let Some(report) = Report::parse(input) else { return };
     match report.message() {
         Ok(message) => {
-            // Reading it has an end, even if it is itself a report.
+            // The message is not longer than its report. So reading nested reports ends.
             assert!(message.len() <= input.len());
         }
         Err(omitted) => assert!(omitted.to_string().contains("send it again yourself")),

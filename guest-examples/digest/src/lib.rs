@@ -6,7 +6,8 @@ use std::io::Read;
 use sha2::{Digest as _, Sha256};
 use task_host_sdk::{Context, Guest, Ignored, Outcome, Result, Task};
 
-/// Large enough that reading, one call to the host per piece, costs little compared with hashing.
+/// The bytes of one read. Each read calls the host, so a piece is large enough that reading costs
+/// little compared with hashing.
 const PIECE: usize = 256 * 1024;
 
 #[derive(Default)]
@@ -30,7 +31,7 @@ impl Guest for Digest {
 
 task_host_sdk::export!(Digest);
 
-/// The digest, in hexadecimal, of all bytes of `from`.
+/// The digest of all bytes of `from`, in hexadecimal.
 fn sha256(mut from: impl Read, piece: &mut [u8]) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     loop {

@@ -1,8 +1,8 @@
-//! Does the guest's work in an ordinary program, to see what the sandbox costs:
+//! Does the guest's work in a native program, to measure the cost of the sandbox:
 //! `cargo run --release -p image-downsample --example native -- ROUNDS IMAGE...`
 //!
-//! Runs the three calls on each image, with files in the directory for temporary files. Prints, as
-//! JSON, the mean time of a task and the bytes of one round's outputs.
+//! Runs the three calls on each image, with files in the directory for temporary files. Prints the
+//! mean time of a task and the bytes of one round's outputs as JSON.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use guest::Downsample;
 use task_host_sdk::testing::Sandbox;
 use task_host_sdk::{Context, Error, Result};
 
-// A component is no library that a program can link, so this compiles the same files.
+// A native program can't link a component, so this compiles the same files.
 #[path = "../src/lib.rs"]
 mod guest;
 

@@ -1,16 +1,16 @@
 //! Averages squares of pixels, as image pyramids of volumes do.
 //!
-//! The stored values are averaged without removing gamma: microscopy is linear, and photographs
-//! become slightly darker. Halves round up. A square that is cut at the right or lower edge
-//! averages its remaining pixels, so an odd size rounds up and no pixel is lost. Colours are
-//! weighted by their opacity.
+//! The stored values are averaged without removing gamma. Microscopy images are linear, and
+//! photographs become slightly darker. Halves round up. If a square is cut at the right or lower
+//! edge, its remaining pixels are averaged, so an odd size rounds up and no pixel is lost. Colours
+//! are weighted by their opacity.
 
 use std::ops::AddAssign;
 
 /// The value of one channel of one pixel.
 pub(crate) trait Sample: Copy + Into<u64> {
-    /// Holds the sum of one sample from each row of the largest square. It is small, so that a
-    /// vector register holds many.
+    /// Holds the sum of one sample from each row of the largest square. The type is small, so that
+    /// a vector register holds many sums.
     type Sum: Copy + Default + AddAssign + From<Self> + Into<u64>;
 
     fn narrow(value: u64) -> Self;
@@ -50,7 +50,7 @@ pub(crate) fn downsample<T: Sample, const CHANNELS: usize, const ALPHA: bool>(
             weighted_row::<T, CHANNELS>(rows, width, factor, &mut small);
             continue;
         }
-        // Adds the rows first, in whole vectors, which leaves one row to average.
+        // Adds up the rows first, in whole vectors, so that only one row is left to average.
         sums.fill(T::Sum::default());
         for row in rows.chunks_exact(width * CHANNELS) {
             for (sum, sample) in sums.iter_mut().zip(row) {
@@ -62,7 +62,7 @@ pub(crate) fn downsample<T: Sample, const CHANNELS: usize, const ALPHA: bool>(
     small
 }
 
-/// Averages along a row whose samples are sums of `rows` rows.
+/// Averages the squares in a row whose samples are sums of `rows` rows.
 fn row<T: Sample, const CHANNELS: usize>(
     sums: &[T::Sum],
     rows: usize,
@@ -71,7 +71,7 @@ fn row<T: Sample, const CHANNELS: usize>(
 ) {
     let mut rest = sums;
     if factor == 2 && rows == 2 {
-        // The usual case, in constants, so that the compiler removes the loop and the division.
+        // The usual case has constants, so that the compiler removes the loop and the division.
         let pairs = sums.chunks_exact(2 * CHANNELS);
         rest = pairs.remainder();
         small.extend(pairs.flat_map(|pair| {
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(downsample::<u8, 2, true>(&[9, 0, 9, 0], 2, 1, 2), [0, 0]);
     }
 
-    /// The fast code and the plain formula agree on noise.
+    /// Compares the fast code with the plain formula on noise.
     #[test]
     fn fast_and_plain_agree() {
         let noise: Vec<u8> =

@@ -21,7 +21,7 @@ const LARGEST_FACTOR: usize = 64;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
-    /// The number of pixels that become one, in each direction.
+    /// The number of pixels that become one pixel, in each direction.
     factor: usize,
     /// The prefix of the outputs' keys.
     output: String,
@@ -64,8 +64,8 @@ impl Guest for Downsample {
             info!("{input}: {width}x{height} to {}x{}", small.width(), small.height());
 
             let mut file = task.output(&format!("{output}/{}.png", input.file_stem()))?;
-            // Prefer speed to size: the file is about a sixth larger. Choosing a filter for each line
-            // would take longer, and make a file of a photograph no smaller.
+            // Prefers speed to size: the file is about a sixth larger. Choosing a filter for each
+            // line would take longer, and would not make the file of a photograph smaller.
             let encoder =
                 PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Avg);
             small.write_with_encoder(encoder).context("the PNG")?;
@@ -87,7 +87,7 @@ fn decode(input: &Input) -> Result<DynamicImage> {
     reader.decode().with_context(|| format!("{input} can't be read as PNG or JPEG"))
 }
 
-/// Supports every layout of 8 and 16 bits. The decoder has expanded palettes and fewer bits.
+/// Supports every layout of 8 and 16 bits. The decoder expands palettes and samples of fewer bits.
 fn shrink(image: DynamicImage, factor: usize) -> Result<DynamicImage> {
     macro_rules! each {
         ($($layout:ident: $channels:literal, alpha $alpha:literal;)+) => {

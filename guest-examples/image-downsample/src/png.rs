@@ -1,8 +1,8 @@
 //! Reads the most common PNG files: 8 bits per sample, without palette, not interlaced.
 //!
-//! The `png` crate has fast code for undoing the filters of x86 and ARM only. In WebAssembly, this
-//! module reads such a file in two thirds of the time. It leaves all other files, and the errors of
-//! damaged ones, to the `image` crate.
+//! The `png` crate has fast code for undoing filters only on x86 and ARM. In WebAssembly, this
+//! module reads a file in two thirds of the time. It leaves all other kinds of files, and the
+//! errors of damaged files, to the `image` crate.
 
 use fdeflate::Decompressor;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
@@ -10,23 +10,25 @@ use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 use super::unfilter::unfilter;
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
-/// DEFLATE shrinks nothing further.
+/// The largest ratio by which DEFLATE can compress data.
 const LARGEST_RATIO: usize = 1032;
-/// The bit of a chunk's name that a reader may ignore the chunk. In a letter, it means lower case.
+/// The bit of a chunk's name that says that a reader may ignore the chunk. In a letter, this bit
+/// means lower case.
 const ANCILLARY: u8 = 0x20;
-/// The bytes that compressed data may refer back to.
+/// The number of bytes that compressed data may refer back to.
 const LOOK_BACK: usize = 32 << 10;
-/// The bytes after those. Few, so that they are still in the processor's cache for the next step.
+/// The number of bytes that are decompressed at a time. It is small, so that the bytes are still in
+/// the processor's cache for the next step.
 const NEW: usize = 32 << 10;
 
-/// Decodes a file. Returns `None` if the file is of another kind, or damaged.
+/// Decodes a file. Returns `None` if the file is of another kind or damaged.
 pub(crate) fn read(file: &[u8]) -> Option<DynamicImage> {
     let mut chunks = Chunks(file.strip_prefix(SIGNATURE)?);
     let (b"IHDR", header) = chunks.next()? else { return None };
     let header = Header::parse(header)?;
     let row = header.width.checked_mul(header.channels)?;
     let size = row.checked_mul(header.height)?;
-    // Don't allocate what the file can't fill.
+    // Does not allocate more than the file can fill.
     if size / LARGEST_RATIO > file.len() {
         return None;
     }
@@ -35,16 +37,16 @@ pub(crate) fn read(file: &[u8]) -> Option<DynamicImage> {
     let (mut has_begun, mut is_over) = (false, false);
     loop {
         match chunks.next()? {
-            // These chunks come one after another.
+            // All `IDAT` chunks must be adjacent.
             (b"IDAT", _) if is_over => return None,
             (b"IDAT", data) => {
                 has_begun = true;
                 inflater.read(data, false, header.channels, &mut rows)?;
             }
             (b"IEND", _) => break,
-            // A transparent colour would become another channel.
+            // A transparent colour needs another channel.
             (b"tRNS", _) => return None,
-            // Others without this bit are essential, but for a palette, which is rare here.
+            // Other chunks without this bit are essential, except a palette, which is rare here.
             (kind, _) if kind[0] & ANCILLARY == 0 => return None,
             _ => is_over = has_begun,
         }
@@ -61,7 +63,7 @@ pub(crate) fn read(file: &[u8]) -> Option<DynamicImage> {
     }
 }
 
-/// Decompresses into a window, whose new bytes become rows.
+/// Decompresses data into a window. The new bytes become rows.
 struct Inflater {
     decompressor: Decompressor,
     window: Vec<u8>,
@@ -71,12 +73,13 @@ struct Inflater {
 impl Inflater {
     fn new() -> Self {
         let mut decompressor = Decompressor::new();
-        // Every chunk has a checksum of its own.
+        // Every chunk already has a checksum.
         decompressor.ignore_adler32();
         Self { decompressor, window: vec![0; LOOK_BACK + NEW], filled: 0 }
     }
 
-    /// Fails if the data is not valid, or if `end` is set and a row or the end of the data is missing.
+    /// Decompresses `data`. Returns `None` if the data is not valid, or if `end` is set and a row
+    /// or the end of the data is missing.
     fn read(&mut self, mut data: &[u8], end: bool, channels: usize, rows: &mut Rows) -> Option<()> {
         while !self.decompressor.is_done() {
             let (read, written) =
@@ -98,13 +101,13 @@ impl Inflater {
 /// The rows of the picture.
 struct Rows {
     pixels: Vec<u8>,
-    /// The bytes of a row.
+    /// The number of bytes in a row.
     row: usize,
-    /// The bytes of pixels that are there.
+    /// The number of bytes of pixels received so far.
     filled: usize,
-    /// The filter of each row that began.
+    /// The filter of each row received so far, including an incomplete one.
     filters: Vec<u8>,
-    /// The rows whose filter is undone.
+    /// The number of rows whose filter is undone.
     done: usize,
 }
 
@@ -113,7 +116,7 @@ impl Rows {
         self.filled == self.pixels.len()
     }
 
-    /// Fails at an unknown filter. Bytes after the last row don't count.
+    /// Adds bytes. Returns `None` at an unknown filter. Ignores bytes after the last row.
     fn push(&mut self, mut bytes: &[u8], channels: usize) -> Option<()> {
         while let ([filter, rest @ ..], false) = (bytes, self.is_full()) {
             if self.filled == self.filters.len() * self.row {
@@ -167,7 +170,7 @@ impl Header {
     }
 }
 
-/// The chunks of a file after its signature: each kind with its data, whose checksum is right.
+/// The chunks of a file after its signature, as kinds and data with correct checksums.
 struct Chunks<'a>(&'a [u8]);
 
 impl<'a> Chunks<'a> {
@@ -191,7 +194,7 @@ mod tests {
     use image::{DynamicImage, ImageBuffer, ImageFormat};
     use std::io::Cursor;
 
-    /// Smooth, with noise: a picture for which each filter does something else.
+    /// A smooth picture with noise, for which the filters give different results.
     fn picture(width: u32, height: u32) -> DynamicImage {
         let sample = |x: u32, y: u32, channel: u32| {
             let noise = (x ^ y.wrapping_mul(977)).wrapping_mul(2_654_435_761) >> 29;
@@ -234,7 +237,7 @@ mod tests {
 
     #[test]
     fn real_tiles_are_those_of_the_image_crate() {
-        // Another package compiles this file, too.
+        // Another package compiles this file too.
         let above = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
         let mut tiles = above.map(|dir| dir.join("guest-examples/data/tiles/cell"));
         let tiles = tiles.find(|tiles| tiles.is_dir()).unwrap();
@@ -268,7 +271,7 @@ mod tests {
         commented.splice(end_chunk..end_chunk, *b"\0\0\0\x04tEXta\0bc????");
         assert_eq!(read(&commented), None);
         assert_eq!(image::load_from_memory(&commented).unwrap(), image);
-        // An unknown chunk that is essential need not have a letter at its start.
+        // The name of an unknown essential chunk need not begin with a letter.
         let mut unknown = file.clone();
         let data = *b"\x87IDOx";
         let chunk = [&[0, 0, 0, 1], &data[..], &crc32fast::hash(&data).to_be_bytes()].concat();

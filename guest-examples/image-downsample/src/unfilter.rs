@@ -1,8 +1,8 @@
 //! Undoes the filters of a PNG file's rows.
 //!
-//! Most photographs have the filter Paeth in nearly all rows. Each of its samples needs the ones
-//! before and above it, so a row can't be computed in vectors. Four rows can: each lags one pixel
-//! behind the row above it, and a step computes one pixel of each.
+//! Most photographs have the filter Paeth in nearly all rows. Each of its samples needs the samples
+//! before and above it, so a single row can't be computed in vectors. Four rows can: each row is
+//! one pixel behind the row above it, and a step computes one pixel of each row.
 
 use std::array;
 
@@ -14,8 +14,9 @@ const AVERAGE: u8 = 3;
 const PAETH: u8 = 4;
 
 /// Undoes the filters of complete rows in place, from the row `done`. `pixels` holds rows of `row`
-/// bytes, pixels of `CHANNELS` bytes each. With `more`, other rows will follow, and the last ones may
-/// wait for these. Returns the number of rows that are done, or `None` at an unknown filter.
+/// bytes, with `CHANNELS` bytes for each pixel. If `more` is true, more rows will follow, and the
+/// last rows may wait for them. Returns the number of rows that are done, or `None` at an unknown
+/// filter.
 pub(crate) fn unfilter<const CHANNELS: usize>(
     pixels: &mut [u8],
     row: usize,
@@ -24,7 +25,7 @@ pub(crate) fn unfilter<const CHANNELS: usize>(
     more: bool,
 ) -> Option<usize> {
     let black = vec![0; if done == 0 { row } else { 0 }];
-    // The last row that is done, and those that are not.
+    // The last row that is done, and the rows that are not done.
     let first = done.saturating_sub(1);
     let mut rows: Vec<&mut [u8]> = pixels[first * row..].chunks_exact_mut(row).collect();
     loop {
@@ -81,7 +82,7 @@ fn paeth<const CHANNELS: usize, const ROWS: usize>(
     let mut x = 0;
     // Row `n` is at the pixel `x - n`.
     while x < width + ROWS - 1 {
-        // Here, all rows are inside, and there are four bytes to read at each pixel.
+        // Here, each row has a pixel, and four bytes can be read at each pixel.
         while x + 1 >= ROWS && x * CHANNELS + 4 <= above.len() {
             let mut filtered = [0; ROWS];
             for n in 0..ROWS {
@@ -94,7 +95,7 @@ fn paeth<const CHANNELS: usize, const ROWS: usize>(
             }
             x += 1;
         }
-        // At the edges, the rows that are outside have black pixels.
+        // At the edges, rows without a pixel use a black one.
         let pixel = |x: usize| x * CHANNELS..(x + 1) * CHANNELS;
         let inside = |n: usize| x >= n && x - n < width;
         let first = if x < width { four_bytes(&above[pixel(x)]) } else { 0 };
@@ -108,7 +109,7 @@ fn paeth<const CHANNELS: usize, const ROWS: usize>(
     }
 }
 
-/// The bytes of a pixel, at most four, in one number.
+/// The bytes of a pixel, at most four, as one number.
 #[inline(always)]
 fn four_bytes(pixel: &[u8]) -> u32 {
     let mut bytes = [0; 4];
@@ -116,9 +117,9 @@ fn four_bytes(pixel: &[u8]) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// The pixels before the current ones.
+/// The state of a step: the pixels before the current pixels.
 trait Wave<const ROWS: usize> {
-    /// Computes the next pixel of each row. `first` is the pixel above that of the first row.
+    /// Computes the next pixel of each row. `first` is the pixel above the first row's pixel.
     fn step(&mut self, first: u32, filtered: [u32; ROWS]) -> [u32; ROWS];
 }
 
@@ -127,7 +128,7 @@ type FourRows = Rows<16>;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 type FourRows = vectors::FourRows;
 
-/// For every machine: four samples for each row, in arrays that compilers can turn into vectors.
+/// The code for every machine: four samples for each row, in arrays that compilers can vectorize.
 struct Rows<const LANES: usize> {
     left: [i16; LANES],
     above_left: [i16; LANES],
@@ -153,7 +154,7 @@ impl<const ROWS: usize, const LANES: usize> Wave<ROWS> for Rows<LANES> {
         }
         for n in 0..LANES {
             let (a, b, c) = (self.left[n], above[n], self.above_left[n]);
-            // The same choice as in the specification, without absolute values. From stb_image.
+            // The specification's choice, without absolute values, as in stb_image.
             let threshold = 3 * c - b - a;
             let (low, high) = (a.min(b), a.max(b));
             let other = if high <= threshold { low } else { c };
@@ -166,7 +167,7 @@ impl<const ROWS: usize, const LANES: usize> Wave<ROWS> for Rows<LANES> {
     }
 }
 
-/// WebAssembly's vectors, which the compiler uses only in part for the arrays.
+/// Code with WebAssembly's vectors, because the compiler vectorizes only a part of the arrays.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod vectors {
     use core::arch::wasm32::*;
@@ -209,7 +210,7 @@ mod vectors {
         }
     }
 
-    /// As for the arrays.
+    /// Undoes Paeth like [`super::Rows`].
     #[inline(always)]
     fn undo(a: v128, b: v128, c: v128, filtered: v128) -> v128 {
         let threshold = i16x8_sub(i16x8_sub(i16x8_add(i16x8_add(c, c), c), b), a);

@@ -86,7 +86,7 @@ enum Gray {
 
 impl Gray {
     fn new(image: DynamicImage) -> Self {
-        // `into_luma8` would drop the lower half of 16 bits.
+        // `into_luma8` would drop the lower 8 of 16 bits.
         if image.color().bytes_per_pixel() / image.color().channel_count() > 1 {
             Self::Sixteen(image.into_luma16().into_raw())
         } else {

@@ -1,5 +1,5 @@
 //! NO_OP: copies each input `X_input/…/f` to `0_output/f`, like the task that SimpleTasks
-//! documents. It is a first guest to run, and measures the cost of running a guest.
+//! documents. It is a first guest to try, and is used to measure the cost of running a guest.
 // The component's file has the name of its tasks, NO_OP.wasm. The test binary has another name.
 #![cfg_attr(not(test), expect(non_snake_case, reason = "the file's name"))]
 

@@ -1,9 +1,9 @@
 //! Renders a part of the Mandelbrot set: a task without inputs.
 //!
-//! All fields of the payload are optional:
-//! `{"x": -0.5, "y": 0, "zoom": 0, "width": 960, "height": 720, "output": "0_render/mandelbrot.png"}`.
-//! They are the centre of the picture, the number of doublings (0 shows the whole set), and the
-//! size in pixels. A point's colour depends only on the point, so adjacent pictures fit together.
+//! All fields of the payload are optional: `{"x": -0.5, "y": 0, "zoom": 0, "width": 960, "height":
+//! 720, "output": "0_render/mandelbrot.png"}`. They are the centre of the picture, the number of
+//! times it is magnified by two (0 shows the whole set), the size in pixels, and the key of the
+//! output. A point's colour depends only on the point, so adjacent pictures fit together.
 
 mod mandelbrot;
 

@@ -29,8 +29,8 @@ impl View {
         for row in 0..height {
             for column in 0..width {
                 let centre = centres[row * width + column];
-                // Average nine samples only where neighbours differ. Most of the picture needs
-                // one, which takes a ninth of the time.
+                // Averages nine samples only where neighbours differ. Most pixels need only one
+                // sample, which takes a ninth of the time.
                 let near =
                     [(1, 0), (0, 1), (-1, 0), (0, -1)].into_iter().filter_map(|(right, down)| {
                         let column =
@@ -66,7 +66,7 @@ impl View {
         sum.map(|sum| sum / 9.0)
     }
 
-    /// The colour at a position in pixels, from the centre of the first pixel.
+    /// The colour at a position in pixels, relative to the centre of the first pixel.
     fn colour(&self, column: f64, row: f64) -> Colour {
         let pixel = 4.0 / self.zoom.exp2() / self.width.max(self.height) as f64;
         let x = self.x + (column + 0.5 - self.width as f64 / 2.0) * pixel;
@@ -141,7 +141,7 @@ impl Escape {
         let shade = 0.35 + 0.75 * light;
         let shine = light.powi(24) * 0.22;
 
-        // Filaments thinner than a pixel darken it by the share that they fill.
+        // A filament thinner than a pixel darkens the pixel by the share that it covers.
         let edge = (self.distance / pixel).clamp(0.0, 1.0).sqrt();
         base.map(|channel| ((f64::from(channel) * shade + shine) * (0.15 + 0.85 * edge)) as f32)
     }

@@ -2,7 +2,7 @@
 //! it: `{"class": "DownsampleTask", "layer_path": "s3://BUCKET/cells", "mip": 0, …}`.
 //!
 //! The message names no inputs. The plan reads the volume's `info`, and then asks for the chunks of
-//! its part. The volume has Neuroglancer's precomputed layout, with raw chunks.
+//! the task's part. The volume has Neuroglancer's precomputed layout, with raw chunks.
 // The component's file has the name of its tasks, DownsampleTask.wasm. The test binary has another
 // name.
 #![cfg_attr(not(test), expect(non_snake_case, reason = "the file's name"))]
@@ -18,22 +18,22 @@ use volume::{Block, Bounds, Info, Scale, Vector};
 struct Downsample {
     /// The volume: `s3://BUCKET/KEY`, or the key alone.
     layer_path: String,
-    /// The number of the scale that is read. The next one is written.
+    /// The number of the scale that is read. The next scale is written.
     mip: usize,
-    /// The size of the part in voxels of that scale.
+    /// The size of the part in voxels of the scale that is read.
     shape: Vector,
-    /// Its first voxel.
+    /// The first voxel of the part.
     offset: Vector,
-    /// Missing chunks are black. Otherwise they fail the task.
+    /// If true, missing chunks are black. If false, they fail the task.
     #[serde(default)]
     fill_missing: bool,
-    /// Chunks that are all black are not written.
+    /// If true, chunks that are all black are not written.
     #[serde(default)]
     delete_black_uploads: bool,
 }
 
 impl Downsample {
-    /// The key of an object of the volume, from the bucket's root.
+    /// The key of an object of the volume, relative to the bucket's root.
     fn key(&self, name: &str) -> String {
         let path = self.layer_path.strip_prefix("precomputed://").unwrap_or(&self.layer_path);
         let key = match path.split_once("://") {
@@ -43,7 +43,7 @@ impl Downsample {
         format!("{}/{name}", key.trim_matches('/'))
     }
 
-    /// The scale that is read, and the one that is written.
+    /// The scale that is read, and the scale that is written.
     fn scales<'a>(&self, info: &'a Info) -> Result<(&'a Scale, &'a Scale)> {
         let scale = |mip| info.scales.get(mip).with_context(|| format!("info has no scale {mip}"));
         let (from, to) = (scale(self.mip)?, scale(self.mip + 1)?);

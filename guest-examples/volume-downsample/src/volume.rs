@@ -1,10 +1,10 @@
-//! Neuroglancer's precomputed volumes, as far as raw images go:
+//! Neuroglancer's precomputed volumes. Only raw images are supported:
 //! <https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/volume.md>.
 
 use serde::Deserialize;
 use task_host_sdk::{Error, Result};
 
-/// Three numbers, for x, y and z.
+/// Three numbers: x, y and z.
 pub(crate) type Vector = [u64; 3];
 
 /// The object `info` of a volume.
@@ -30,10 +30,10 @@ impl Info {
 /// One resolution of a volume.
 #[derive(Deserialize)]
 pub(crate) struct Scale {
-    /// The directory of its chunks.
+    /// The directory of the scale's chunks.
     pub(crate) key: String,
     size: Vector,
-    /// Nanometers, which may be fractions.
+    /// The size of a voxel in nanometers, which may have fractions.
     resolution: [f64; 3],
     #[serde(default)]
     voxel_offset: Vector,
@@ -46,7 +46,7 @@ impl Scale {
         Bounds::at(self.voxel_offset, self.size)
     }
 
-    /// The chunks that a part has voxels of.
+    /// The chunks that have voxels of a part.
     pub(crate) fn chunks(&self, part: Bounds) -> Vec<Bounds> {
         let all = self.bounds();
         let size = self.chunk_sizes.first().copied().unwrap_or(self.size).map(|size| size.max(1));
@@ -71,7 +71,7 @@ impl Scale {
         format!("{}/{}", self.key, ranges.join("_"))
     }
 
-    /// How many voxels of a finer scale one of this scale stands for.
+    /// The number of voxels of a finer scale for one voxel of this scale, in each direction.
     pub(crate) fn factor(&self, finer: &Self) -> Result<Vector> {
         let mut factor = [1; 3];
         for (axis, factor) in factor.iter_mut().enumerate() {
@@ -86,7 +86,7 @@ impl Scale {
     }
 }
 
-/// A box of voxels: from `begin` up to before `end`.
+/// A box of voxels, from `begin` (included) to `end` (excluded).
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds {
     begin: Vector,
@@ -98,7 +98,7 @@ impl Bounds {
         Self { begin, end: each(|axis| begin[axis].saturating_add(size[axis])) }
     }
 
-    /// The part that is in `all`.
+    /// The part of the box that is in `all`.
     pub(crate) fn clamp(self, all: Self) -> Self {
         let begin = each(|axis| self.begin[axis].max(all.begin[axis]));
         Self { begin, end: each(|axis| self.end[axis].min(all.end[axis]).max(begin[axis])) }
@@ -120,13 +120,13 @@ impl Bounds {
         self.size().iter().product::<u64>() as usize
     }
 
-    /// The place of a voxel: x changes fastest.
+    /// The index of a voxel. x changes fastest.
     fn place(self, [x, y, z]: Vector) -> usize {
         let ([x0, y0, z0], [width, height, _]) = (self.begin, self.size());
         (x - x0 + width * ((y - y0) + height * (z - z0))) as usize
     }
 
-    /// Its rows: the first voxel of each.
+    /// The first voxel of each row.
     fn rows(self) -> impl Iterator<Item = Vector> {
         let (ys, x) = (self.begin[1]..self.end[1], self.begin[0]);
         (self.begin[2]..self.end[2]).flat_map(move |z| ys.clone().map(move |y| [x, y, z]))
@@ -137,7 +137,7 @@ fn each(value: impl Fn(usize) -> u64) -> Vector {
     std::array::from_fn(value)
 }
 
-/// The voxels of a box, in little-endian numbers of one or two bytes.
+/// The voxels of a box, as little-endian numbers of one or two bytes.
 pub(crate) struct Block {
     bounds: Bounds,
     voxel_bytes: usize,
@@ -149,7 +149,7 @@ impl Block {
         Self { bounds, voxel_bytes, bytes: vec![0; bounds.voxels() * voxel_bytes] }
     }
 
-    /// A chunk's bytes.
+    /// A block with a chunk's bytes.
     pub(crate) fn new(bounds: Bounds, voxel_bytes: usize, bytes: Vec<u8>) -> Result<Self> {
         let want = bounds.voxels() * voxel_bytes;
         match bytes.len() {
@@ -166,7 +166,7 @@ impl Block {
         self.bytes.iter().all(|byte| *byte == 0)
     }
 
-    /// Copies the voxels that both have.
+    /// Copies the voxels that both blocks have.
     pub(crate) fn copy(&mut self, from: &Self) {
         let shared = self.bounds.clamp(from.bounds);
         let row = shared.size()[0] as usize * self.voxel_bytes;
@@ -177,7 +177,7 @@ impl Block {
         }
     }
 
-    /// A box of a coarser scale: the averages, rounded down, of the voxels that this one has.
+    /// A block of a coarser scale: the averages, rounded down, of this block's voxels.
     pub(crate) fn average(&self, bounds: Bounds, factor: Vector) -> Self {
         let mut small = Self::black(bounds, self.voxel_bytes);
         let voxels = bounds.rows().flat_map(|[x, y, z]| (x..bounds.end[0]).map(move |x| [x, y, z]));

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ENTRY = "task_host_entry"
-"""The module with the world's class. It is made for each build."""
+"""The module with the world's class. Each build generates it."""
 
 CODE = """\
 import {module}
@@ -60,8 +60,8 @@ def main() -> None:
 
 
 def settings() -> tuple[str, Path]:
-    """The module and the component: `module` in `[tool.task-host]` of `pyproject.toml`, and the
-    project's name."""
+    """The module and the path of the component. `pyproject.toml` has the module, as `module` in
+    `[tool.task-host]`, and the name of the project, which names the component."""
     import tomllib
 
     try:
@@ -74,7 +74,7 @@ def settings() -> tuple[str, Path]:
 
 
 def is_fresh(component: Path) -> bool:
-    """True if the component is newer than all that it is made from."""
+    """Whether the component is newer than all files that it is made from."""
     try:
         built = component.stat().st_mtime_ns
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def is_fresh(component: Path) -> bool:
 
 
 def sources() -> Iterator[Path]:
-    """The project's own files that can be in the component, and its settings."""
+    """The project's own files that can be part of the component, and its settings."""
     for directory, below, files in os.walk("."):
         below[:] = [name for name in below if name not in IGNORED and name[0] != "."]
         for file in files:
@@ -92,12 +92,12 @@ def sources() -> Iterator[Path]:
 
 
 def packages() -> list[Path]:
-    """The directories of installed packages, which change when one is installed."""
+    """The directories of installed packages, which change when a package is installed."""
     return [Path(path) for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]
 
 
 def build(module: str, component: Path) -> None:
-    """Builds the component of a module. Exits if that fails."""
+    """Builds the component of a module. Exits if the build fails."""
     try:
         import componentize_py  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
     except ImportError:
@@ -110,7 +110,7 @@ def build(module: str, component: Path) -> None:
         command = [sys.executable, "-c", "from componentize_py import script; script()", "--quiet"]
         command += ["--wit-path", str(Path(__file__).with_name("wit")), "--world", world(module)]
         command += ["componentize", ENTRY, "--output", str(made)]
-        # This package may be where `PYTHONPATH` says.
+        # This package may be in a directory of `PYTHONPATH`.
         for path in [Path(), Path(__file__).parents[1], *packages(), Path(directory)]:
             command += ["--python-path", str(path)]
         built = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -120,21 +120,21 @@ def build(module: str, component: Path) -> None:
 
 
 def world(module: str) -> str:
-    """The world of a module's task, which is imported to find out."""
+    """The world of a module's task. Imports the module in another process to find the task."""
     package = str(Path(__file__).parents[1])
     program = HAS_PLAN.format(package=package, module=module, code=PLANNED)
     command = [sys.executable, "-B", "-c", program]
-    # componentize-py tells what is wrong with a module that can't be imported.
+    # If the module can't be imported, componentize-py reports the error later.
     ended = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
     return "task-with-plan" if ended.returncode == PLANNED else "task"
 
 
 def shown(errors: str) -> str:
-    """What componentize-py says, or only the traceback of the project's code."""
+    """The errors of componentize-py, or the traceback of the project's code if they have one."""
     begin, end = errors.find(f"{TRACEBACK}\n  File \"/"), errors.find("\n\nCaused by:")
     if not 0 <= begin < end:
         return errors
-    # Directories have numbers in the component.
+    # In the component, directories have numbers as names.
     lines = re.sub(r'File "/0/', 'File "', errors[begin:end].rstrip()).split("\n")
     frames = [n for n, line in enumerate(lines) if line.startswith("  File ")]
     own = [n for n in frames if ENTRY not in lines[n]]

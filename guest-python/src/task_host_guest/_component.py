@@ -21,11 +21,11 @@ INPUTS = Path("/inputs")
 OUTPUTS = Path("/outputs")
 
 execution: Execution | None = None
-"""The task of this instance, between its calls: each call has an object of its own."""
+"""The task of this instance. It is kept here because each call is made on a new `WitWorld`."""
 
 
 def world(module: Any) -> type:
-    """The class that componentize-py asks for, which runs the module's guest."""
+    """The class that componentize-py needs. It runs the module's guest."""
     guest = find(module)
     set_up_logging()
 
@@ -106,7 +106,7 @@ def failed(error: BaseException) -> Err[types.Failure]:
 
 
 def start() -> None:
-    """What differs between instances, which all begin as the copy that was made at the build."""
+    """Sets the state that differs between instances, which all begin as copies of the build's."""
     random.seed()
     tempfile.tempdir = str(OUTPUTS)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -114,6 +114,6 @@ def start() -> None:
 
 
 def set_up_logging() -> None:
-    """Sends `logging` to the task's log, with the levels that the host reads. Changes nothing if the
-    module has set it up."""
+    """Sends `logging` to the task's log, with the levels that the host reads. Changes nothing if
+    the module has set up `logging` itself."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""What an exception tells the host: whether to retry the task, and the reason, the cause first."""
+"""Converts an exception into a failure: whether to retry the task, and the reason."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PERMANENT = {
     ).split()
     if hasattr(errno, name)
 }
-"""Errors of the system that come again: the task sees the same files the next time."""
+"""System errors that a retry would raise again, because the task sees the same files."""
 
 MOST_CAUSES = 5
 
 
 def is_temporary(error: BaseException) -> bool:
-    """Whether the task may succeed the next time. An error that a library raised with an error of the
-    system as its cause counts as that."""
+    """Whether a retry may succeed. If an error of a library has a system error as its cause, the
+    system error decides."""
     for _ in range(MOST_CAUSES):
         if isinstance(error, Retry):
             return True
         if isinstance(error, Reject):
             return False
-        # Libraries use `OSError` without a number for files that they can't read.
+        # Libraries raise `OSError` without a number for files that they can't parse.
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno not in PERMANENT
         if isinstance(error, TimeoutError):
@@ -79,7 +79,7 @@ def said(error: BaseException) -> str:
         return "the task needs more memory than its limit; the host's `--memory` raises it"
     if isinstance(error, SystemExit):
         return f"the task called sys.exit({error.code!r})"
-    # Numbers of errors in WebAssembly are not those of Linux.
+    # Error numbers differ between WebAssembly and Linux, so the number is left out.
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         name = "" if error.filename is None else f": {os.fspath(error.filename)!r}"
         return f"{error.strerror}{name}"
@@ -90,8 +90,8 @@ def said(error: BaseException) -> str:
 
 
 def position(frames: TracebackType | None) -> str | None:
-    """The last line of the user's own code: `app.py:10, in summary`. Code of packages counts if there
-    is no other."""
+    """The innermost line of the user's own code: `app.py:10, in summary`. If there is none, the
+    innermost line of a package's code."""
     own = package = None
     while frames is not None:
         code = frames.tb_frame.f_code
@@ -107,8 +107,8 @@ def position(frames: TracebackType | None) -> str | None:
 
 
 def log(error: BaseException) -> None:
-    """Writes the traceback to the task's log, without the calls of this package. What a task raised
-    to end itself has none, but its cause."""
+    """Writes the traceback to the task's log, without the calls of this package. For `Reject` and
+    `Retry`, writes only the traceback of the cause."""
     shown: BaseException | None = error
     if isinstance(error, (Reject, Retry)):
         shown = error.__cause__

@@ -1,4 +1,4 @@
-"""The decorator, and the calls around one task."""
+"""The decorator `task`, and the calls of one task."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ G = TypeVar("G", bound=Callable[..., Any])
 P = TypeVar("P")
 
 MARK = "__task_host_guest__"
-"""The attribute of what the decorator has marked."""
+"""The attribute that the decorator sets on a function or class."""
 
 PLAN = "__task_host_plan__"
-"""The attribute of a marked function that has its plan."""
+"""The attribute of a marked function that holds its plan."""
 
 CALLS = ("prepare", "execute", "finalize")
 
@@ -33,15 +33,15 @@ def task(*, plan: Callable[[Task[P]], Needs]) -> Callable[[G], G]: ...
 
 
 def task(guest: Any = None, *, plan: Callable[..., Any] | None = None) -> Any:
-    """Makes a function or a class the task of its module, which a component has one of.
+    """Makes a function or a class the task of its module. A module has one task.
 
-    The function gets a `Task`, reads its inputs and writes its outputs. A class has a method
-    `execute` that does so, and may have `prepare`, which is called before, and `finalize`, which is
-    called after a success. All three see one object of the class.
+    The function receives a `Task`, reads its inputs and writes its outputs. A class does this in
+    its method `execute`. It may have a method `prepare`, which is called before `execute`, and a
+    method `finalize`, which is called after `execute` succeeded. All three see the same object.
 
-    A task that names its own inputs has a plan, which gets the `Task` too, and returns or yields
-    keys: the method `plan` of a class, or `@task(plan=tiles)` before a function. It is called before
-    the others, and may be called several times. Nothing that it stores is there later.
+    A task that names its own inputs has a plan: the method `plan` of a class, or a function given
+    as `@task(plan=tiles)`. The plan receives the `Task` too, and returns or yields keys. It is
+    called before the other calls, and may be called several times. Nothing that it stores is kept.
     """
     if plan is not None and not callable(plan):
         raise TypeError("the plan of a task is a function")
@@ -65,7 +65,7 @@ def marked(guest: Any, plan: Callable[..., Any] | None) -> Any:
 
 
 class Guest:
-    """What was marked, with what reads its payload."""
+    """A marked function or class, with a decoder for its payload."""
 
     _marked: Any
 
@@ -81,7 +81,7 @@ class Guest:
         return plan_of(self._marked) is not None
 
     def start(self, message: Message, inputs: Path, outputs: Path) -> Execution:
-        """Reads the payload. Rejects the task if it does not fit."""
+        """Reads the payload. Rejects the task if the payload does not fit."""
         task: Task[Any] = Task(
             id=message.id,
             name=message.name,
@@ -98,7 +98,7 @@ class Guest:
         return Execution(task, OfFunction(self._marked))
 
     def plan(self, message: Message, inputs: Path, outputs: Path) -> list[str | Need] | More:
-        """Calls the plan, on an object of its own."""
+        """Calls the plan on a separate object."""
         execution = self.start(message, inputs, outputs)
         execution.task._hint = "; a plan that reads it asks for it by `more` first"
         return gathered(execution.plan())
@@ -116,7 +116,7 @@ class Message(typing.NamedTuple):
 
 
 class OfFunction:
-    """A function as the only call."""
+    """The object for a marked function, which is the call `execute`."""
 
     def __init__(self, execute: Callable[[Task[Any]], object]) -> None:
         self.execute = execute
@@ -124,14 +124,14 @@ class OfFunction:
 
 
 class Execution:
-    """The calls of one task, which see one object."""
+    """The calls of one task, on one object."""
 
     def __init__(self, task: Task[Any], guest: Any) -> None:
         self.task = task
         self._guest = guest
 
     def call(self, name: str) -> None:
-        """One of the three calls."""
+        """Makes one of the three calls."""
         call = getattr(self._guest, name, None)
         if call is not None:
             call(self.task)
@@ -139,18 +139,18 @@ class Execution:
             self.task._close()
 
     def plan(self) -> Any:
-        """What the plan returns."""
+        """Calls the plan, and returns its result."""
         return self._guest.plan(self.task)
 
 
 def plan_of(marked: Any) -> Any:
-    """The plan of what was marked. None if it has none."""
+    """The plan of a marked function or class. None if it has no plan."""
     plan = getattr(marked, "plan" if inspect.isclass(marked) else PLAN, None)
     return plan if callable(plan) else None
 
 
 def payload_type(marked: Any) -> Any:
-    """The type in the annotation `Task[…]` of the calls. Without one, any JSON fits."""
+    """The type in the annotation `Task[…]` of the calls. Without an annotation, any JSON fits."""
     calls = [marked]
     if inspect.isclass(marked):
         calls = [getattr(marked, name) for name in CALLS if hasattr(marked, name)]

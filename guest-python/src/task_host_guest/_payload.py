@@ -1,4 +1,4 @@
-"""Turns the JSON of a payload into a value of the type that the task's annotation names."""
+"""Converts the JSON of a payload to the type that the task's annotation names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ._task import Reject
 
 Convert = Callable[[Any, str], Any]
-"""Takes a value of JSON and where it is, such as `thresholds[1]`."""
+"""Takes a JSON value and its position, such as `thresholds[1]`."""
 
 
 class Mismatch(Exception):
@@ -27,7 +27,7 @@ class Mismatch(Exception):
 
 
 def decoder(wanted: Any) -> Callable[[str | None], Any]:
-    """What reads a payload of this type. Raises `TypeError` if no JSON has this type."""
+    """The function that reads a payload of this type. Raises `TypeError` if no JSON can have it."""
     convert = converter(wanted, {})
 
     def decode(text: str | None) -> Any:
@@ -43,7 +43,7 @@ def decoder(wanted: Any) -> Callable[[str | None], Any]:
 
 
 def absent(convert: Convert) -> Any:
-    """A missing payload is read as `null`, and else as `{}`."""
+    """Reads a missing payload as `null` or, if that does not fit, as `{}`."""
     try:
         return convert(None, "")
     except Mismatch:
@@ -58,7 +58,8 @@ def absent(convert: Convert) -> Any:
 
 
 def converter(wanted: Any, known: dict[Any, Convert]) -> Convert:
-    """What converts values of JSON to this type. `known` has the classes that are being read."""
+    """The function that converts JSON values to this type. `known` has the converters of
+    dataclasses, because a dataclass may contain itself."""
     if wanted in (Any, object, typing.Any):
         return lambda value, at: value
     if isinstance(wanted, typing.TypeVar):
@@ -133,7 +134,7 @@ def any_of(converters: list[Convert]) -> Convert:
                 return one(value, at)
             except Mismatch as problem:
                 problems.append(problem)
-        # The type that got furthest is the one that was meant.
+        # Reports the error of the type that matched the largest part of the value.
         raise max(problems, key=lambda problem: len(problem.at))
 
     return convert
@@ -186,7 +187,7 @@ def of_enum(wanted: type[enum.Enum]) -> Convert:
 
 
 def of_model(wanted: Any) -> Convert:
-    """A model of pydantic, which checks itself."""
+    """A pydantic model, which checks values itself."""
 
     def convert(value: Any, at: str) -> Any:
         try:
@@ -220,7 +221,7 @@ def of_dataclass(wanted: Any, known: dict[Any, Convert]) -> Convert:
         try:
             return wanted(**made)
         except ValueError as error:
-            # From `__post_init__`, which checks what types can't say.
+            # From `__post_init__`, which checks conditions that types can't express.
             raise Mismatch(at, str(error)) from None
 
     known[wanted] = convert

@@ -1,4 +1,4 @@
-"""What a plan asks for: the inputs that a task names itself."""
+"""The inputs that a plan asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Need:
-    """An input, or several, that `optional` or `prefix` made. A key that has to exist is a text."""
+    """A result of `optional` or `prefix`. The key of an object that must exist is a `str`."""
 
     kind: str
     """`optional` or `prefix`."""
@@ -21,18 +21,19 @@ class Need:
 
 
 class More(tuple["str | Need", ...]):
-    """What a plan needs before it can tell the rest. `more` makes it."""
+    """The inputs that a plan needs before it can name the rest. A result of `more`."""
 
     def __repr__(self) -> str:
         return f"more({', '.join(map(repr, self))})"
 
 
 Needs: TypeAlias = Iterable[str | Need | More]
-"""What a plan returns, or yields one by one."""
+"""The values that a plan returns, or yields one by one."""
 
 
 def optional(key: str) -> Need:
-    """An object that may be missing, such as a hole in a volume. It is then not in `task.inputs`."""
+    """An object that may be missing, such as a hole in a volume. If it is missing, it is not in
+    `task.inputs`."""
     return Need("optional", text(key))
 
 
@@ -42,8 +43,8 @@ def prefix(key: str) -> Need:
 
 
 def more(*needs: str | Need) -> More:
-    """Ends a plan that has to read these inputs first: it is called again when they are there. A plan
-    returns it or yields it."""
+    """Ends a plan that must read these inputs first. The plan is called again when the inputs are
+    present. A plan returns or yields the result of `more`."""
     return More(need if isinstance(need, Need) else text(need) for need in needs)
 
 
@@ -57,7 +58,7 @@ def text(key: object) -> str:
 
 
 def gathered(planned: Any) -> list[str | Need] | More:
-    """All that a plan returned or yielded."""
+    """All needs that a plan returned or yielded."""
     needs: list[str | Need] = []
     for need in each(planned):
         if isinstance(need, More):
@@ -67,9 +68,9 @@ def gathered(planned: Any) -> list[str | Need] | More:
 
 
 def each(planned: Any) -> Iterator[Any]:
-    """The needs one by one, the last one of which may be `More`."""
+    """The needs, one by one. The last one may be a `More`."""
     if isinstance(planned, Generator):
-        # It may end with `return more(…)`.
+        # A generator may end with `return more(…)`.
         planned = yield from planned
     if planned is None:
         return

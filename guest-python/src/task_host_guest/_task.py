@@ -16,17 +16,17 @@ MOST_SHOWN = 20
 
 
 class Reject(Exception):
-    """Ends the task for good: its report goes to the error queue at once. The text is the reason."""
+    """Rejects the task: its report goes to the error queue at once. The text is the reason."""
 
 
 class Retry(Exception):
-    """Ends this attempt: the host runs the task again, with growing waits, until its attempts are
-    used up. The text is the reason."""
+    """Ends this attempt. The host retries the task, with growing waits, until its attempts are used
+    up. The text is the reason."""
 
 
 class Keys(tuple[str, ...]):
-    """Keys of inputs, of which there may be thousands. A key that begins at the bucket's root has a
-    slash before it in a plan and none in the list of inputs; it is found both ways."""
+    """The keys of inputs. There may be thousands. A key relative to the bucket's root begins with a
+    slash in a plan, but not in the list of inputs. Both forms are found."""
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and key.removeprefix("/") in self._set
@@ -46,8 +46,8 @@ class Task(Generic[P]):
     base_directory: str
     """The key prefix that inputs and outputs are relative to."""
     inputs: Sequence[str]
-    """The keys of the inputs, relative to `base_directory`: those of the message, in its order, and
-    then those that the plan asked for and that exist."""
+    """The keys of the inputs, relative to `base_directory`: first the message's inputs in their
+    order, then the inputs that the plan asked for and that exist."""
     attempt: int
     """The number of this attempt, from 1."""
     payload: P
@@ -83,7 +83,7 @@ class Task(Generic[P]):
 
     @property
     def input(self) -> str:
-        """The key of the only input. Rejects the task if it has none or several."""
+        """The key of the only input. Rejects the task if it has no input or several inputs."""
         if len(self.inputs) != 1:
             raise Reject(f"the task has {len(self.inputs)} inputs, and needs exactly one")
         return self.inputs[0]
@@ -98,7 +98,7 @@ class Task(Generic[P]):
         return self._inputs / key.removeprefix("/")
 
     def open(self, key: str, mode: str = "r", **options: Any) -> IO[Any]:
-        """Opens an input. Options are those of the built-in `open`; the encoding is UTF-8."""
+        """Opens an input. Takes the options of the built-in `open`. The encoding is UTF-8."""
         return _open(self.path(key), mode, options)
 
     def read(self, key: str) -> bytes:
@@ -115,8 +115,8 @@ class Task(Generic[P]):
 
     @property
     def outputs(self) -> Sequence[str]:
-        """The keys of the outputs that were written through this object. The host checks that they
-        exist at the end."""
+        """The keys of the outputs that were written through this object. At the end, the host
+        checks that they exist."""
         return tuple(self._written)
 
     def output_path(self, key: str) -> Path:
@@ -133,8 +133,8 @@ class Task(Generic[P]):
         return path
 
     def create(self, key: str, mode: str = "w", **options: Any) -> IO[Any]:
-        """Creates an output and opens it. Options are those of the built-in `open`; the encoding is
-        UTF-8. A file that is still open at the end of the task is closed then."""
+        """Creates an output and opens it. Takes the options of the built-in `open`. The encoding is
+        UTF-8. Files that are still open at the end of the task are closed then."""
         file = _open(self.output_path(key), mode, options)
         self._open.append(file)
         return file
@@ -151,7 +151,7 @@ class Task(Generic[P]):
         self.write(key, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     def _close(self) -> None:
-        """Writes what files have not written yet."""
+        """Closes the files of `create`, which writes what they have buffered."""
         for file in self._open:
             file.close()
         self._open.clear()

@@ -1,9 +1,9 @@
-"""Runs a task in a unit test: natively, with two directories as in the host, without limits.
+"""Runs a task in a unit test: natively, with two directories like in the host, without limits.
 
     done = run(summary, inputs={"0_input/a.csv": "x\\n1\\n"}, payload={"min_rows": 1})
     assert done.json("summary.json") == …
 
-What the task raises is raised here: `Reject` and `Retry`, and its own errors.
+Exceptions of the task are raised in the test: `Reject`, `Retry` and all others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Finished:
     """A task that succeeded."""
 
     outputs: dict[str, bytes]
-    """What it left, by key."""
+    """The contents of its outputs, by key."""
 
     def text(self, key: str) -> str:
         """An output as text."""
@@ -51,9 +51,9 @@ def run(
     base_directory: str = "datasets/test",
     attempt: int = 1,
 ) -> Finished:
-    """Runs the three calls of a guest. An input is its content, or the path of a file. The payload is
-    sent as JSON; None sends none. The inputs are those of the message, and those that a plan would
-    have asked for: it is not called."""
+    """Runs the three calls of a guest. An input is given by its content or by the path of a file.
+    The payload is sent as JSON; None sends no payload. The plan is not called, so give the inputs
+    that it would ask for too."""
     message = made(inputs, payload, id, name, base_directory, attempt)
     with directories(inputs) as (inputs_directory, outputs_directory):
         execution = Guest(guest).start(message, inputs_directory, outputs_directory)
@@ -77,8 +77,8 @@ def plan(
     base_directory: str = "datasets/test",
     attempt: int = 1,
 ) -> list[str | Need] | More:
-    """Calls the plan of a guest once, and returns what it asks for. `more(…)` if it asks to be called
-    again: the inputs of a test that does so are those of the message and what it asked for.
+    """Calls the plan of a guest once, and returns the inputs that it asks for, or `more(…)` if it
+    asks for another call. To test that call, add the inputs that it asked for to `inputs`.
 
         assert plan(tiles, payload={"x": 1}) == ["tiles/1.raw", optional("tiles/2.raw")]
     """
@@ -106,7 +106,7 @@ def made(
 
 @contextmanager
 def directories(inputs: Mapping[str, Content] | None) -> Iterator[tuple[Path, Path]]:
-    """The directory with the inputs, and an empty one for the outputs."""
+    """The directory with the inputs, and an empty directory for the outputs."""
     with tempfile.TemporaryDirectory(prefix="task-host-guest-") as directory:
         [inputs_directory, outputs_directory] = [Path(directory, d) for d in ("inputs", "outputs")]
         for created in (inputs_directory, outputs_directory):

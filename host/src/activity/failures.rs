@@ -1,4 +1,4 @@
-//! Failures by cause. The number of causes has a bound, because their texts come from tasks.
+//! Counts failures by cause. The number of causes is bounded, because their texts come from tasks.
 
 use std::collections::HashMap;
 
@@ -6,23 +6,23 @@ use super::cut;
 use super::snapshot::{Example, Failures, LONGEST_LINE, LONGEST_NAME, LONGEST_TEXT, MOST_CAUSES};
 use crate::message::Task;
 
-/// The names that are kept of each cause.
+/// The maximum number of task names for each cause.
 const MOST_NAMES: usize = 5;
-/// Stands for the causes that are counted together.
+/// The name for causes that are counted together.
 const OTHER_CAUSES: &str = "other causes";
 
 /// An attempt that failed.
 #[derive(Debug, Clone, Copy)]
 pub struct Failed<'a> {
-    /// The task, if the message is one.
+    /// The task. `None` if the message is not a task.
     pub task: Option<&'a Task>,
-    /// Which attempt failed, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Why.
+    /// The error.
     pub text: &'a str,
-    /// What this failure has in common with others: the [`cause`](crate::cause) of the text.
+    /// The part that this failure shares with others: the [`cause`](crate::cause) of the text.
     pub cause: &'a str,
-    /// The task is not tried again.
+    /// The task is rejected.
     pub is_given_up: bool,
 }
 
@@ -41,7 +41,7 @@ impl Failed<'_> {
     }
 }
 
-/// The failures of all causes.
+/// The failures by cause.
 #[derive(Debug, Default)]
 pub(super) struct FailuresByCause {
     known: HashMap<String, Failures>,
@@ -57,7 +57,7 @@ impl FailuresByCause {
             example: Some(failed.example()),
             ..Failures::default()
         };
-        // One place is left for the others.
+        // One entry is reserved for the other causes.
         let is_full = self.known.len() >= MOST_CAUSES - 1 && !self.known.contains_key(&cause);
         let failures = match is_full {
             true => self.others.get_or_insert_with(|| first(OTHER_CAUSES.to_owned())),
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn more_causes_than_there_is_room_for_are_counted_together() {
         let mut failures = FailuresByCause::default();
-        // Letters, because numbers are no part of a cause.
+        // The texts differ by letters, because a cause does not contain numbers.
         let word = |n: u32| -> String {
             [n / 26, n % 26].map(|n| char::from(b'a' + n as u8)).iter().collect()
         };

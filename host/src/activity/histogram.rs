@@ -1,20 +1,20 @@
-//! Times, counted by how long they were.
+//! A histogram of durations.
 //!
-//! The bounds of the buckets are decimal, so that those of Prometheus are among them exactly. The
-//! buckets of `hdrhistogram` are binary: a count at a bound such as 0.1 s would be a guess.
+//! The bounds of the buckets are decimal, so that the bounds for Prometheus are among them exactly.
+//! The buckets of `hdrhistogram` are binary: for a bound such as 0.1 s, their counts would be
+//! estimates.
 
 use std::time::Duration;
 
-/// Buckets for each factor of ten, in units of 100 ns: each is about a quarter longer than the one
-/// before.
+/// The bounds of one decade, in units of 100 ns. Each is about a quarter larger than the previous
+/// one.
 const PER_DECADE: [u64; 10] = [100, 125, 160, 200, 250, 315, 400, 500, 630, 800];
-/// From 10 µs to 100,000 s, which is more than a day.
+/// The decades go from 10 µs to 100,000 s, which is more than a day.
 const DECADES: usize = 10;
 const BUCKETS: usize = PER_DECADE.len() * DECADES + 1;
-/// The upper bounds of the buckets, in nanoseconds. One more bucket has what is longer.
+/// The upper bounds of the buckets, in nanoseconds. One more bucket counts longer durations.
 const BOUNDS: [u64; BUCKETS] = bounds();
-/// The buckets that are shown to Prometheus: 1, 2.5 and 5 of each factor of ten, from 1 ms to
-/// 10,000 s.
+/// The buckets for Prometheus: 1, 2.5 and 5 of each decade, from 1 ms to 10,000 s.
 const SHOWN: std::ops::RangeInclusive<usize> = 2 * PER_DECADE.len()..=9 * PER_DECADE.len();
 const SHOWN_OF_DECADE: [usize; 3] = [0, 4, 7];
 
@@ -31,17 +31,17 @@ const fn bounds() -> [u64; BUCKETS] {
     bounds
 }
 
-/// The upper bounds of the buckets that are shown, in seconds.
+/// The upper bounds of the buckets for Prometheus, in seconds.
 pub fn bounds_in_seconds() -> Vec<f64> {
     shown().map(|bucket| BOUNDS[bucket] as f64 / 1e9).collect()
 }
 
-/// The buckets that are shown.
+/// The buckets for Prometheus.
 fn shown() -> impl Iterator<Item = usize> {
     SHOWN.filter(|bucket| SHOWN_OF_DECADE.contains(&(bucket % PER_DECADE.len())))
 }
 
-/// How many times were how long.
+/// A histogram of durations.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     counts: [u64; BUCKETS + 1],
@@ -55,25 +55,25 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts a time.
+    /// Counts a duration.
     pub fn add(&mut self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.counts[BOUNDS.partition_point(|bound| *bound < nanoseconds)] += 1;
         self.sum = self.sum.saturating_add(time);
     }
 
-    /// How many times were counted.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All of them together.
+    /// The sum of all durations.
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// The time that a part of them took at most: 0.5 for the median. A quarter too long at most. None
-    /// if there are no times.
+    /// The duration that a fraction `part` of all durations does not exceed: 0.5 for the median.
+    /// The result is accurate within a quarter. `None` if there are no durations.
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let count = self.count();
         let rank = ((count as f64 * part).ceil() as u64).clamp(1, count.max(1));
@@ -90,8 +90,8 @@ impl Histogram {
         None
     }
 
-    /// Upper bounds in seconds, and how many times each bucket has, for Prometheus. What is longer
-    /// than the last bound is only in [`Histogram::count`].
+    /// Upper bounds in seconds and the number of durations in each bucket, for Prometheus.
+    /// Durations beyond the last bound are only in [`Histogram::count`].
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let mut next = 0;
         let counts = shown().map(|last| {

@@ -1,4 +1,5 @@
-//! The last hour of a host, by minutes; how fast it ends tasks; when the queue will be empty.
+//! The last hour of a host by minutes, its rate of ended tasks, and an estimate of when the queue
+//! will be empty.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,30 +7,30 @@ use std::time::{Duration, Instant};
 use super::histogram::Histogram;
 use super::snapshot::{Minute, QueueCounts, Rate, Totals};
 
-/// The time over which the rate is measured.
+/// The period over which the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// The time over which it is seen how fast the queue shrinks.
+/// The period over which the shrinking of the queue is measured.
 const QUEUE_WINDOW: Duration = Duration::from_secs(600);
-/// The least time over which it is seen.
+/// The minimum period for this measurement.
 const LEAST_QUEUE_WINDOW: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The minutes that are kept, the one that goes on included.
+/// The number of minutes to keep, including the current one.
 const MINUTES: usize = 60;
 
-/// What a host has done when.
+/// The history of a host.
 #[derive(Debug)]
 pub(super) struct History {
-    /// Tasks that had ended at times within the window, oldest first; never empty.
+    /// The number of ended tasks at times within the window, oldest first. Never empty.
     ended: VecDeque<(Instant, u64)>,
     /// Counts of the queue within the window, oldest first.
     counted: VecDeque<Counted>,
-    /// Minutes that are over, oldest first.
+    /// Completed minutes, oldest first.
     minutes: VecDeque<Minute>,
-    /// The begin of the minute that goes on.
+    /// The start of the current minute.
     began: Instant,
-    /// The same, in seconds since 1970.
+    /// The same time, in seconds since 1970.
     began_unix: f64,
-    /// What had been counted then.
+    /// The totals at that time.
     before: Totals,
 }
 
@@ -40,12 +41,12 @@ struct Counted {
     counts: QueueCounts,
     /// All messages in the queue, if they could be counted.
     all: Option<u64>,
-    /// Tasks of this host that had ended then.
+    /// The number of tasks that this host had ended at that time.
     ended: u64,
 }
 
 impl History {
-    /// Of a host that starts now. `unix`: the same time, in seconds since 1970.
+    /// The history of a host that starts now. `unix` is the same time, in seconds since 1970.
     pub(super) fn since(now: Instant, unix: f64) -> Self {
         Self {
             ended: VecDeque::from([(now, 0)]),
@@ -57,10 +58,10 @@ impl History {
         }
     }
 
-    /// Notes how many tasks have ended.
+    /// Records the number of ended tasks.
     pub(super) fn measure(&mut self, now: Instant, totals: &Totals) {
         self.ended.push_back((now, totals.ended()));
-        // The oldest one is at the window's edge or before.
+        // The oldest entry stays at the window's edge or before it.
         while self.ended.len() > 2 && now - self.ended[1].0 >= RATE_WINDOW {
             self.ended.pop_front();
         }
@@ -76,12 +77,12 @@ impl History {
         Rate { per_second, over_seconds: over }
     }
 
-    /// Whether the minute is over.
+    /// Whether the current minute is over.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.began) >= MINUTE
     }
 
-    /// Ends the minute. `times`: how long its executions took.
+    /// Ends the current minute. `times`: the durations of its executions.
     pub(super) fn end_minute(
         &mut self,
         now: Instant,
@@ -97,7 +98,7 @@ impl History {
         (self.began, self.began_unix, self.before) = (now, unix, *totals);
     }
 
-    /// The minute that goes on.
+    /// The current minute.
     fn minute(&self, now: Instant, totals: &Totals, times: &Histogram) -> Minute {
         let quantile = |part| times.quantile(part).map(|time| time.as_secs_f64());
         Minute {
@@ -114,13 +115,13 @@ impl History {
         }
     }
 
-    /// All minutes, oldest first. The last one goes on.
+    /// All minutes, oldest first. The last entry is the current minute.
     pub(super) fn minutes(&self, now: Instant, totals: &Totals, times: &Histogram) -> Vec<Minute> {
         let last = self.minute(now, totals, times);
         self.minutes.iter().copied().chain([last]).collect()
     }
 
-    /// Notes a count of the queue, with the number of all its messages.
+    /// Records a count of the queue, and the number of all its messages.
     pub(super) fn counted(
         &mut self,
         now: Instant,
@@ -139,15 +140,15 @@ impl History {
         self.counted.back().map(|counted| counted.counts)
     }
 
-    /// All messages in the queue now, as far as this host knows: those of the last count, without
-    /// those whose tasks it has ended since.
+    /// An estimate of the current number of messages in the queue: the last count, minus the tasks
+    /// that this host has ended since.
     pub(super) fn left(&self, totals: &Totals) -> Option<u64> {
         let last = self.counted.back()?;
         Some(last.all?.saturating_sub(totals.ended().saturating_sub(last.ended)))
     }
 
-    /// When the queue is expected to be empty. Other hosts may work on it, so that it shrinks faster
-    /// than this host ends tasks. None while it does not shrink.
+    /// The expected time until the queue is empty. If other hosts also work on the queue, it
+    /// shrinks faster than this host ends tasks. `None` while the queue does not shrink.
     pub(super) fn eta(&self, totals: &Totals) -> Option<Duration> {
         let (first, last) = (self.counted.front()?, self.counted.back()?);
         let left = self.left(totals)?;
@@ -233,14 +234,14 @@ mod tests {
         assert_eq!(history.eta(&ended(0)), None);
         history.counted(at(10), counts(90), Some(100), &ended(10));
         history.measure(at(10), &ended(10));
-        // Of the 100, this host has ended 10 more since.
+        // This host has ended 10 more of the 100 tasks since the count.
         assert_eq!(history.eta(&ended(20)), Some(seconds(90)));
-        // Other hosts work on it too.
+        // Other hosts also work on the queue.
         history.counted(at(50), counts(10), Some(20), &ended(50));
         history.measure(at(50), &ended(50));
         assert_eq!(history.eta(&ended(50)), Some(seconds(10)));
         assert_eq!(history.eta(&ended(100)), Some(Duration::ZERO));
-        // Somebody sends more than is done.
+        // Producers send more tasks than hosts end.
         history.counted(at(100), counts(1000), Some(1010), &ended(60));
         assert_eq!(history.eta(&ended(60)), None);
         assert_eq!(history.queue().unwrap().waiting, Some(1000));

@@ -1,4 +1,4 @@
-//! Tasks by name. Names come from messages, so their number has a bound.
+//! Counts tasks by name. Names come from messages, so their number is bounded.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use super::histogram::Histogram;
 use super::snapshot::{LONGEST_NAME, Name, OTHERS};
 use crate::key::TaskName;
 
-/// The names that are counted by themselves.
+/// The maximum number of names with their own counts.
 const MOST_NAMES: usize = 32;
-/// Of these, names none of whose tasks has run: a message can have any name, but only those with a
-/// component run.
+/// The maximum number of names among these of which no task has run. Messages can contain any name,
+/// but only tasks with a component run.
 const MOST_THAT_NEVER_RAN: usize = 8;
 
-/// What happened to the tasks of one name.
+/// The counts of the tasks of one name.
 #[derive(Debug, Clone, Default)]
 pub struct NameCounts {
-    /// Attempts by how they ended, in the order of [`End::ALL`].
+    /// Attempts by end, in the order of [`End::ALL`].
     pub ends: [u64; End::ALL.len()],
-    /// How long executions took, from making the instance to its end.
+    /// The durations of executions, from the creation of the instance to its end.
     pub executions: Histogram,
     has_run: bool,
 }
 
 impl NameCounts {
-    /// Attempts that ended like this.
+    /// The number of attempts with this end.
     pub fn count(&self, end: End) -> u64 {
         self.ends[end as usize]
     }
@@ -67,13 +67,13 @@ impl From<&Named> for Name {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashMap<TaskName, NameCounts>,
-    /// The known names none of whose tasks has run.
+    /// The number of known names of which no task has run.
     never_ran: usize,
     others: NameCounts,
 }
 
 impl Names {
-    /// Counts an attempt. Returns whether its name is counted by itself.
+    /// Counts an attempt. Returns whether its name has its own counts.
     pub(super) fn add(&mut self, name: Option<&TaskName>, end: End, ran: Option<Duration>) -> bool {
         if let Some(name) = name {
             if let Some(counts) = self.known.get_mut(name) {
@@ -94,7 +94,7 @@ impl Names {
     fn has_room_for(&self, name: &TaskName, ran: Option<Duration>) -> bool {
         self.known.len() < MOST_NAMES
             && (ran.is_some() || self.never_ran < MOST_THAT_NEVER_RAN)
-            // Two long names may differ only after the bound.
+            // Longer names may differ only beyond the limit.
             && name.as_str().len() <= LONGEST_NAME
     }
 
@@ -160,7 +160,7 @@ mod tests {
             );
         }
         assert_eq!(shown(&names).len(), MOST_THAT_NEVER_RAN + 1);
-        // Its component is there now, so another name can take its place.
+        // The component now exists, so another name can take its place among those that never ran.
         names.add(Some(&bad(0)), End::Done, RAN);
         names.add(Some(&bad(2000)), End::Retried, None);
         assert_eq!(shown(&names).len(), MOST_THAT_NEVER_RAN + 2);

@@ -1,5 +1,5 @@
-//! The tasks that run, each in a place. Places are used again, so that showing a task allocates
-//! nothing.
+//! Shows the running tasks. Each task has a place, and places are reused, so that showing a task
+//! does not allocate.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,7 +11,7 @@ use super::{cut, unix};
 use crate::message::Task;
 use crate::sandbox::{Phase, Watched};
 
-/// All places.
+/// The places of all tasks.
 #[derive(Debug, Default)]
 pub(super) struct Places(Mutex<Pool>);
 
@@ -28,21 +28,22 @@ pub(super) struct Place {
     watched: Arc<Watched>,
 }
 
-/// The task that is there now.
+/// The task that uses a place.
 #[derive(Debug)]
 pub(super) struct Now {
     pub(super) task: Arc<Task>,
     pub(super) attempt: u32,
-    /// For what is logged about the task.
+    /// The span for log lines about the task.
     pub(super) span: tracing::Span,
     pub(super) since: Instant,
-    /// What is done for the task, and since when. None while the guest says so itself.
+    /// The host's current step for the task, and its start. `None` while the guest reports its own
+    /// phase.
     step: Option<(Step, Instant)>,
-    /// The log says that the task is slow.
+    /// The log contains a warning that the task is slow.
     pub(super) is_slow: bool,
 }
 
-/// A task that is shown as running until this is dropped.
+/// Shows a task as running until this value is dropped.
 #[derive(Debug)]
 pub struct Shown {
     places: Arc<Places>,
@@ -50,17 +51,17 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Where the guest shows what it does.
+    /// Where the guest reports its phase.
     pub fn watched(&self) -> &Arc<Watched> {
         &self.place.watched
     }
 
-    /// The guest has ended, and its outputs are published.
+    /// Records that the guest has ended and its outputs are being published.
     pub fn publishes(&self) {
         self.is_at(Step::Publish);
     }
 
-    /// The task's message is settled.
+    /// Records that the task's message is being settled.
     pub fn settles(&self) {
         self.is_at(Step::Settle);
     }
@@ -101,7 +102,7 @@ impl Places {
         (pool.all.len() - pool.free.len()) as u64
     }
 
-    /// All places, some of which are free.
+    /// All places, including free ones.
     pub(super) fn all(&self) -> Vec<Arc<Place>> {
         self.0.lock().all.clone()
     }
@@ -124,7 +125,7 @@ impl Places {
 }
 
 impl Place {
-    /// Uses the task that is here, if its guest runs.
+    /// Calls `use_it` with the task in this place, if its guest runs.
     pub(super) fn with_guest<T>(&self, use_it: impl FnOnce(&mut Now, &Watched) -> T) -> Option<T> {
         let mut now = self.now.lock();
         let now = now.as_mut().filter(|now| now.step.is_none())?;
@@ -154,7 +155,8 @@ impl Place {
     }
 }
 
-/// The step of a guest, and its begin. A guest without a thread waits since it was started.
+/// The step of a guest, and its start. A guest without a phase has been waiting since the task
+/// started.
 fn step_of(watched: &Watched, started: Instant) -> (Step, Instant) {
     match watched.phase() {
         None => (Step::Wait, started),

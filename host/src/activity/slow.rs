@@ -1,4 +1,4 @@
-//! Warnings about tasks that run for much longer than others of their name.
+//! Warns about tasks that run for much longer than others with their name.
 
 use std::time::{Duration, Instant};
 
@@ -7,28 +7,27 @@ use super::snapshot::LONGEST_LINE;
 use crate::key::TaskName;
 use crate::sandbox::Watched;
 
-/// How many times as long as the median of its name a task may run.
+/// A task is slow if it runs for this many times the median of its name.
 const TIMES: u32 = 10;
-/// The executions of a name that its median needs.
+/// The number of executions that a median needs.
 const ENOUGH: u64 = 10;
-/// A task is not slow before this, whatever the median.
+/// The minimum time of a slow task, whatever the median.
 const LEAST: Duration = Duration::from_secs(30);
 
-/// Which tasks are slow.
+/// The rule for slow tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SlowRule {
-    /// None.
+    /// No task is slow.
     Never,
-    /// Those that run for ten times as long as half of the tasks with their name, and for at least
-    /// 30 s.
+    /// Tasks that run for at least 30 s, and for at least ten times the median of their name.
     #[default]
     Usual,
-    /// The same, and those that run for longer than this.
+    /// Tasks that are slow under [`SlowRule::Usual`], and tasks that run for at least this time.
     After(Duration),
 }
 
 impl SlowRule {
-    /// The rule for a setting: zero means that no task is slow.
+    /// The rule for a setting. Zero disables warnings.
     pub fn of(setting: Option<Duration>) -> Self {
         match setting {
             None => Self::Usual,
@@ -37,8 +36,8 @@ impl SlowRule {
         }
     }
 
-    /// Whether a task is slow that has run for `time`. `usual`: the median of its name, and the number
-    /// of executions behind it.
+    /// Whether a task that has run for `time` is slow. `usual`: the median of its name, and the
+    /// number of executions that the median is computed from.
     fn is_slow(self, time: Duration, usual: Option<(Duration, u64)>) -> bool {
         let is_unusual = |(median, count): (Duration, u64)| {
             count >= ENOUGH && time >= LEAST && time >= median.saturating_mul(TIMES)
@@ -50,7 +49,7 @@ impl SlowRule {
         }
     }
 
-    /// The time before which no task is slow.
+    /// The time before which no task can be slow.
     fn least(self) -> Duration {
         match self {
             Self::Never => Duration::MAX,
@@ -60,7 +59,7 @@ impl SlowRule {
     }
 }
 
-/// Warns once about each task that is slow. Returns the number of warnings.
+/// Warns once about each slow task. Returns the number of warnings.
 pub(super) fn warn(
     places: &Places,
     rule: SlowRule,
@@ -89,7 +88,7 @@ pub(super) fn warn(
     warned
 }
 
-/// A task that is slow.
+/// A slow task.
 struct Slow {
     span: tracing::Span,
     time: Duration,
@@ -122,7 +121,7 @@ impl Slow {
     }
 }
 
-/// A time in words, without the parts that nobody reads.
+/// The time as text, in whole seconds if it is at least a second.
 fn shown(time: Duration) -> humantime::FormattedDuration {
     let rounded = match time.as_secs() {
         0 => Duration::from_millis(u64::from(time.subsec_millis()).max(1)),

@@ -1,54 +1,54 @@
-//! What one host is doing, as JSON: the answer of `/api/host`, the events of the status page, and the
+//! The state of one host as JSON: the answer of `/api/host`, the events of the status page, and the
 //! content of a heartbeat.
 //!
-//! Times are seconds since 1970, durations are seconds, sizes are bytes. Everything that a task named,
-//! printed or failed with is untrusted text within a bound. A reader accepts objects with fewer or more
-//! fields, because hosts of a fleet may differ in their version.
+//! Times are seconds since 1970, durations are seconds, sizes are bytes. All texts that come from
+//! tasks are untrusted and of limited length. A reader accepts objects with fewer or more fields,
+//! because the hosts of a fleet may run different versions.
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 
-/// The most bytes of a name or an id.
+/// The maximum length of a name or an id, in bytes.
 pub const LONGEST_NAME: usize = 200;
-/// The most bytes of a task's last line, and of a cause.
+/// The maximum length of a task's last line and of a cause, in bytes.
 pub const LONGEST_LINE: usize = 300;
-/// The most bytes of the text of a failure.
+/// The maximum length of a failure's text, in bytes.
 pub const LONGEST_TEXT: usize = 2_000;
-/// The most running tasks of a snapshot. Those that have run longest are kept.
+/// The maximum number of running tasks in a snapshot. The longest-running tasks are kept.
 pub const MOST_RUNNING: usize = 1_000;
-/// The most causes of failures of a snapshot.
+/// The maximum number of causes of failures in a snapshot.
 pub const MOST_CAUSES: usize = 50;
 
-/// What one host is doing now, and what it has done since it started.
+/// The state of one host: its current work, and its totals since its start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
-    /// Which host this is.
+    /// The host.
     pub host: About,
     /// When this snapshot was taken.
     pub time: f64,
-    /// Whether the host works.
+    /// Whether the host works, idles or stops.
     pub state: State,
     /// Tasks whose guest runs or whose outputs are being published, the longest-running first.
     pub running: Vec<Running>,
     /// Leased tasks that wait for inputs, a component or a slot.
     pub held: u64,
-    /// What the host has done since it started.
+    /// Counters since the host started.
     pub totals: Totals,
     /// How fast the host ends tasks.
     pub rate: Rate,
     /// The last count of the queue. Absent before the first count, or if the queue can't count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueCounts>,
-    /// When the queue is expected to be empty, in seconds from now. Absent if that can't be estimated.
+    /// The time until the queue is expected to be empty, in seconds. Absent without an estimate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,
     /// Tasks by name, the most frequent first.
     pub names: Vec<Name>,
     /// Failures by cause, the most frequent first.
     pub failures: Vec<Failures>,
-    /// What does not work now, in words.
+    /// The current outages, as text.
     pub outages: Vec<String>,
     /// Memory of guests.
     pub memory: Memory,
@@ -56,31 +56,31 @@ pub struct Snapshot {
     pub cache: CacheUse,
 }
 
-/// Which host a snapshot is about.
+/// The host that a snapshot describes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct About {
-    /// The name of the machine and the number of the process: `n17.4711`.
+    /// The name of the machine and the process id: `n17.4711`.
     pub id: String,
     /// The name of the machine.
     pub hostname: String,
-    /// The number of the process.
+    /// The process id.
     pub pid: u32,
     /// The version of Task Host.
     pub version: String,
     /// When the host started.
     pub started: f64,
-    /// What the host's engine calls it.
+    /// The host's identity in its engine.
     pub worker: Identity,
     /// The URL of the queue.
     pub queue: String,
     /// The URL of the bucket for outputs.
     pub bucket: String,
-    /// How many tasks the host runs at a time.
+    /// The number of tasks that the host runs at the same time.
     pub slots: u64,
 }
 
-/// Whether a host works.
+/// Whether a host works, idles or stops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -89,21 +89,21 @@ pub enum State {
     /// It holds no task.
     #[default]
     Idle,
-    /// It was told to stop, or has done what it was asked for.
+    /// It was told to stop, or has reached its goal.
     Stopping,
 }
 
-/// A task that runs.
+/// A running task.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Running {
     /// The task's name.
     pub name: String,
-    /// The producer's number for the task.
+    /// The producer's id for the task.
     pub id: String,
-    /// Which attempt this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What is done for the task now.
+    /// The current step.
     pub step: Step,
     /// When the task got its slot.
     pub since: f64,
@@ -111,12 +111,12 @@ pub struct Running {
     pub step_since: f64,
     /// The memory of the guest.
     pub memory: u64,
-    /// The last line that the guest printed, if there is one.
+    /// The last line that the guest printed, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_line: Option<String>,
 }
 
-/// What is done for a task.
+/// A step of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
@@ -127,11 +127,11 @@ pub enum Step {
     /// It waits for a slot.
     #[default]
     Wait,
-    /// Its instance is made, and then the guest's call of that name runs.
+    /// Its instance is created, and then the guest's `prepare` runs.
     Prepare,
-    /// The guest's call of that name runs.
+    /// The guest's `execute` runs.
     Execute,
-    /// The guest's call of that name runs.
+    /// The guest's `finalize` runs.
     Finalize,
     /// Its outputs are written to the bucket.
     Publish,
@@ -140,7 +140,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The step in one lower-case word.
+    /// The step as one lower-case word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
@@ -161,13 +161,13 @@ impl Step {
 pub struct Totals {
     /// Tasks done.
     pub done: u64,
-    /// Of these, tasks that were done before.
+    /// The number of these tasks that were already done, according to their receipts.
     pub done_before: u64,
     /// Tasks rejected, with a report on the error queue.
     pub failed: u64,
     /// Attempts that failed and will be retried.
     pub retried: u64,
-    /// Tasks released for reasons outside of the task.
+    /// Tasks released for reasons outside the task.
     pub returned: u64,
     /// Leases that were lost.
     pub lost: u64,
@@ -181,21 +181,21 @@ pub struct Totals {
     pub cache_misses: u64,
 }
 
-/// How fast tasks end: those that are done and those that are rejected.
+/// How fast tasks end. Done and rejected tasks count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rate {
     /// Tasks per second.
     pub per_second: f64,
-    /// The time over which this was measured.
+    /// The period of the measurement.
     pub over_seconds: f64,
 }
 
-/// How many messages a queue has. What a queue can't count is absent.
+/// The number of messages in a queue. A field is absent if the queue can't count it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueueCounts {
-    /// When they were counted.
+    /// When the messages were counted.
     pub time: f64,
     /// Messages that can be leased now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,11 +208,11 @@ pub struct QueueCounts {
     pub retrying: Option<u64>,
 }
 
-/// The tasks of one name.
+/// The counts of the tasks of one name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Name {
-    /// The name. Beyond a number of names, the others are counted together under [`OTHERS`].
+    /// The name. If there are too many names, the rest are counted together as [`OTHERS`].
     pub name: String,
     /// Tasks done.
     pub done: u64,
@@ -220,38 +220,38 @@ pub struct Name {
     pub failed: u64,
     /// Attempts that failed and will be retried.
     pub retried: u64,
-    /// The time that half of the executions took at most.
+    /// The median duration of executions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50: Option<f64>,
-    /// The same for nine of ten.
+    /// The 90th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p90: Option<f64>,
-    /// The same for 99 of 100.
+    /// The 99th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<f64>,
 }
 
-/// Stands for the names that are counted together, and for messages that are not tasks. No task has
-/// this name, because a name has no slash at its start.
+/// The name for tasks that are counted together, and for messages that are not tasks. No task has
+/// this name, because task names can't start with a slash.
 pub const OTHERS: &str = "/others";
 
 /// The failures of one cause.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failures {
-    /// What the failures have in common: their text without numbers, ids and paths.
+    /// The part that the failures share: their text without numbers, ids and paths.
     pub cause: String,
-    /// How many attempts failed.
+    /// The number of failed attempts.
     pub count: u64,
-    /// Of these, how many were the last of their task.
+    /// The number of these attempts after which the task was rejected.
     pub given_up: u64,
-    /// Names of tasks that failed, a few at most.
+    /// A few names of tasks that failed.
     pub names: Vec<String>,
-    /// When the first one was.
+    /// When the first failure happened.
     pub first: f64,
-    /// When the last one was.
+    /// When the last failure happened.
     pub last: f64,
-    /// One of them.
+    /// An example.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub example: Option<Example>,
 }
@@ -262,11 +262,11 @@ pub struct Failures {
 pub struct Example {
     /// The name of the task.
     pub name: String,
-    /// The producer's number for the task.
+    /// The producer's id for the task.
     pub id: String,
-    /// Which attempt failed, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Why: the whole first line.
+    /// The whole first line of the error.
     pub text: String,
 }
 
@@ -274,9 +274,9 @@ pub struct Example {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
-    /// What the guests have together now.
+    /// The memory that all guests together use now.
     pub guests: u64,
-    /// What they may have together. Absent if there is no limit.
+    /// The limit for all guests together. Absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
@@ -285,9 +285,9 @@ pub struct Memory {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CacheUse {
-    /// What it has.
+    /// The bytes that it holds.
     pub bytes: u64,
-    /// What it may have.
+    /// The maximum number of bytes.
     pub limit: u64,
 }
 
@@ -295,32 +295,32 @@ pub struct CacheUse {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Minute {
-    /// When the minute began.
+    /// When the minute started.
     pub time: f64,
-    /// How long it has lasted: 60, or less for the last one, which goes on.
+    /// The duration so far: 60, or less for the current minute.
     pub seconds: f64,
-    /// Tasks done in it.
+    /// Tasks done in this minute.
     pub done: u64,
-    /// Tasks rejected in it.
+    /// Tasks rejected in this minute.
     pub failed: u64,
-    /// Attempts that failed in it and will be retried.
+    /// Attempts that failed in this minute and will be retried.
     pub retried: u64,
-    /// The time that half of its executions took at most. Absent if there were none.
+    /// The median duration of its executions. Absent without executions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50: Option<f64>,
-    /// The same for 95 of 100.
+    /// The 95th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p95: Option<f64>,
     /// Bytes of inputs.
     pub bytes_in: u64,
     /// Bytes of outputs.
     pub bytes_out: u64,
-    /// Messages that waited in the queue, when they were last counted.
+    /// Messages that waited in the queue at the last count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u64>,
 }
 
-/// A setting in effect.
+/// A setting with its current value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Setting {
@@ -328,7 +328,7 @@ pub struct Setting {
     pub name: String,
     /// Its value as text.
     pub value: String,
-    /// Where the value is from.
+    /// The origin of the value.
     pub source: String,
 }
 
@@ -336,10 +336,10 @@ pub struct Setting {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostView {
-    /// The host now.
+    /// The current state of the host.
     pub now: Snapshot,
-    /// The last minutes, oldest first: an hour at most.
+    /// The last minutes, oldest first, at most an hour.
     pub minutes: Vec<Minute>,
-    /// The settings in effect.
+    /// The settings.
     pub settings: Vec<Setting>,
 }

@@ -1,4 +1,4 @@
-//! The address of a bucket: a URL, parsed. Parsing touches nothing but the variable `HOME`.
+//! The address of a bucket: a parsed URL. Parsing reads nothing but the variable `HOME`.
 //!
 //! ```text
 //! PATH, file://PATH          a directory
@@ -76,7 +76,7 @@ impl Address {
         }
     }
 
-    /// True for a web server, which takes no objects and lists none.
+    /// True for a web server, which can neither store nor list objects.
     pub fn is_read_only(&self) -> bool {
         matches!(&self.location, Location::Service(at) if at.service == Service::Http)
     }

@@ -2,11 +2,12 @@
 //!
 //! | service | header | covers |
 //! |---|---|---|
-//! | S3 | `x-amz-checksum-{crc64nvme,crc32c,crc32,sha256}` | the whole object, where it was uploaded so |
+//! | S3 | `x-amz-checksum-{crc64nvme,crc32c,crc32,sha256}` | the whole object, unless composite |
 //! | Google | `x-goog-hash: crc32c=…,md5=…` | the whole object as it is stored |
-//! | Azure, others | `content-md5` | the whole object, when the answer is |
+//! | Azure, others | `content-md5` | the whole object, if the response has all of it |
 //!
-//! An entity tag is not a checksum: in S3 it is the MD5 of some objects, and nothing says of which.
+//! An entity tag is not a checksum: in S3 it is the MD5 of only some objects, and a response does
+//! not say of which.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -17,7 +18,7 @@ use crc_fast::CrcAlgorithm;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
-/// Bytes to read at once.
+/// The number of bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
 
 /// The checksums of one object, as bytes.
@@ -43,8 +44,8 @@ const HEADERS: [(&str, Algorithm); 5] = [
 ];
 
 impl Checksums {
-    /// The checksums in the headers of an answer. Composite ones, which are checksums of parts'
-    /// checksums, and unreadable ones are left out.
+    /// The checksums in the headers of a response. Skips unreadable checksums and composite ones,
+    /// which are computed from the checksums of parts.
     pub(super) fn of_headers<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let mut checksums = Self::default();
         let composite = header("x-amz-checksum-type") == Some("COMPOSITE");
@@ -55,8 +56,8 @@ impl Checksums {
                 checksums.add(algorithm, value);
             }
         }
-        // Google decompresses stored gzip for clients that do not accept it. The checksum is of the
-        // stored bytes.
+        // Google decompresses stored gzip for clients that do not accept gzip, but sends the
+        // checksum of the stored bytes.
         let stored = header("x-goog-stored-content-encoding").unwrap_or("identity");
         if let Some(hash) = header("x-goog-hash")
             && stored == header("content-encoding").unwrap_or("identity")
@@ -86,12 +87,13 @@ impl Checksums {
         }
     }
 
-    /// True when there is none to check.
+    /// True when there is no checksum to check.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Starts a checksum of bytes as they arrive, if there is one to compare with.
+    /// Starts to compute a checksum of bytes as they arrive. `None` if there is no checksum to
+    /// compare with.
     pub(super) fn start(&self) -> Option<RunningChecksum> {
         let (algorithm, want) = self.0.first()?;
         let crc = |algorithm| RunningState::Crc(crc_fast::Digest::new(algorithm));
@@ -105,8 +107,8 @@ impl Checksums {
         Some(RunningChecksum { algorithm: *algorithm, want: want.clone(), state })
     }
 
-    /// Checks a file from its start. The error is `InvalidData` when its bytes are not those in the
-    /// store.
+    /// Checks a file from its start. The error is `InvalidData` when its bytes differ from those in
+    /// the store.
     pub(super) fn check(&self, mut file: &File) -> io::Result<()> {
         let Some(mut checksum) = self.start() else { return Ok(()) };
         file.rewind()?;
@@ -142,7 +144,8 @@ impl RunningChecksum {
         }
     }
 
-    /// Compares. The error is `InvalidData` when the bytes are not those in the store.
+    /// Compares the checksums. The error is `InvalidData` when the bytes differ from those in the
+    /// store.
     pub(super) fn check(self) -> io::Result<()> {
         let Self { algorithm, want, state } = self;
         let got = match state {

@@ -17,8 +17,8 @@ use super::object::{ObjectBucket, Stores};
 use super::transport::{Patience, Transport};
 use super::{Access, BucketError};
 
-/// Opens a service's bucket. May ask a service for credentials, and S3 for the bucket's region
-/// where no setting names it.
+/// Opens a service's bucket. May request credentials, and the bucket's region from S3 if no setting
+/// names it.
 pub(super) async fn open(
     address: ServiceAddress,
     access: &Access,

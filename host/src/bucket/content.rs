@@ -26,7 +26,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// How many bytes there are.
+    /// The number of bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -45,7 +45,7 @@ impl Content {
         }
     }
 
-    /// Opens it for reading.
+    /// Opens the content for reading.
     pub(super) fn open(&self) -> io::Result<Opened> {
         Ok(match self {
             Self::Bytes(bytes) => Opened::Bytes(bytes.clone()),
@@ -60,7 +60,7 @@ impl<T: Into<Bytes>> From<T> for Content {
     }
 }
 
-/// A content that can be read.
+/// Content that is open for reading.
 #[derive(Debug, Clone)]
 pub(super) enum Opened {
     Bytes(Bytes),

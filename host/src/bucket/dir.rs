@@ -1,9 +1,9 @@
 //! A bucket in a directory. A key is a relative path.
 //!
-//! A put renames the object into place, so that nobody reads half of it. Where that takes a copy,
-//! the copy is made below `.task-host-tmp`, which is not part of the bucket. Links in the directory
-//! are followed, because its owner made them: a data set may be on another disk. Programs that add
-//! objects while hosts run should rename them into place too.
+//! A put renames a file into place, so that readers never see a partial object. If a copy is
+//! needed, it is made below `.task-host-tmp`, which is not part of the bucket. Symbolic links in
+//! the directory are followed, because its owner made them: a data set may be on another disk.
+//! Programs that add objects while hosts run should rename them into place too.
 
 mod error;
 mod in_place;
@@ -50,21 +50,22 @@ pub use self::sync::DirSync;
 
 /// The directory for copies. No key has a segment of this name.
 pub(crate) const TMP: &str = ".task-host-tmp";
-/// Objects that a listing holds ahead of its reader.
+/// The number of objects that a listing buffers.
 const LISTED_AHEAD: usize = 256;
-/// How often an object is read that changes during each read.
+/// How often to read an object that changes during each read.
 const READS: usize = 5;
 
-/// What is wrong with such an object.
+/// The error text for such an object.
 const BUSY: &str = "it changed during each read; \
                     write a file under another name and rename it into place";
 
-/// Bytes that a trial put writes, besides the size that last found no room.
+/// The number of bytes that a trial put writes. It first checks that there is room for the largest
+/// object that did not fit.
 const TRIAL: usize = 4096;
 /// How long a stopping host waits for its last sync.
 const LAST_SYNC: Duration = Duration::from_secs(8);
 
-/// A bucket in a directory. A clone is another handle on it.
+/// A bucket in a directory. Clones share the bucket.
 #[derive(Debug, Clone)]
 pub struct DirBucket(Arc<Inner>);
 
@@ -73,11 +74,11 @@ struct Inner {
     path: PathBuf,
     root: RwLock<Arc<Root>>,
     unsynced: Unsynced,
-    /// How long after a put the file system is synced. Zero: never.
+    /// How long after a put the file system is synced. Zero disables these syncs.
     sync_every: Duration,
     /// A sync is scheduled.
     sync_is_due: AtomicBool,
-    /// The size of the largest object that a full disk kept out, in bytes.
+    /// The size of the largest object that could not be put because the disk was full, in bytes.
     no_room_for: AtomicU64,
 }
 
@@ -85,14 +86,14 @@ impl DirBucket {
     /// Opens a directory that exists.
     ///
     /// # Errors
-    /// [`BucketError::Invalid`] when there is none, [`BucketError::Unavailable`] when it
+    /// [`BucketError::Invalid`] when there is no directory, [`BucketError::Unavailable`] when it
     /// can't be read.
     pub fn open(path: &Path) -> Result<Self, BucketError> {
         Self::open_synced(path, Duration::ZERO)
     }
 
-    /// As [`DirBucket::open`], with puts on the disk at most `sync_every` later. Zero leaves
-    /// syncing to the system.
+    /// As [`DirBucket::open`]. Syncs puts to the disk at most `sync_every` later. Zero leaves
+    /// syncing to the operating system.
     ///
     /// # Errors
     /// As [`DirBucket::open`].
@@ -131,7 +132,7 @@ impl DirBucket {
     /// As [`DirBucket::open`]; also when it can't be created.
     pub fn create(path: &Path) -> Result<Self, BucketError> {
         match std::fs::create_dir_all(path) {
-            // Opening says what is there instead.
+            // Opening the directory reports what is there instead.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -151,7 +152,7 @@ impl DirBucket {
         &self.0.path
     }
 
-    /// The directory at the path now.
+    /// The directory that is at the path now.
     fn root(&self) -> Result<Arc<Root>, DirError> {
         let known = self.0.root.read().clone();
         let now = known.now()?;
@@ -168,8 +169,8 @@ impl DirBucket {
         Ok(current.clone())
     }
 
-    /// Runs `work` in the directory at the path, and again if it fails and another directory is
-    /// there by then.
+    /// Runs `work` in the directory at the path. If it fails and the path meanwhile leads to
+    /// another directory, runs it again there.
     fn in_root<T>(
         &self,
         doing: &'static str,
@@ -230,7 +231,7 @@ impl DirBucket {
         BucketError::NotFound { bucket: self.to_string(), key: key.to_string() }
     }
 
-    /// An object that no host with these limits can ever put here.
+    /// The error for an object that exceeds the largest file that this host can write.
     fn too_large(&self, key: &BucketKey) -> BucketError {
         let problem = "can't be written: the object exceeds the largest file that the file system \
                        or the host's `ulimit -f` allows";
@@ -288,7 +289,7 @@ impl DirBucket {
         Ok((File::from(fd), stat))
     }
 
-    /// Copies one version of an object: never a mix of two.
+    /// Copies one version of an object, never a mix of two.
     fn read_whole(
         &self,
         key: &BucketKey,
@@ -296,7 +297,7 @@ impl DirBucket {
         into: &mut File,
     ) -> Result<Version, BucketError> {
         let copy_failed = |error: io::Error| match Errno::from_io_error(&error) {
-            // Only writing the local copy can fail so.
+            // Only writes to the local copy can fail with these errors.
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
                 let text = format!("the local copy can't be written: {error}");
                 let error = DirError::because(text, error);
@@ -319,7 +320,7 @@ impl DirBucket {
         Err(BucketError::unavailable(self, "reading", key, BUSY))
     }
 
-    /// Notes that an object was put into the file system `device`.
+    /// Records that an object was put into the file system `device`.
     fn has_put(&self, root: &Arc<Root>, key: &BucketKey, device: u64) -> Result<(), BucketError> {
         root.has_object();
         let holder = || {
@@ -345,7 +346,7 @@ impl DirBucket {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let Some(bucket) = inner.upgrade().map(Self) else { return };
-            // Later puts may miss this sync.
+            // Cleared before the sync, because the sync may miss later puts.
             bucket.0.sync_is_due.store(false, Relaxed);
             if let Err(error) = bucket.sync().await {
                 tracing::error!("{error}; outputs published since the last sync may be lost");
@@ -353,7 +354,7 @@ impl DirBucket {
         });
     }
 
-    /// Does what a put does, except for the final rename.
+    /// Tries the steps of a put, except for the final rename.
     fn try_to_put(&self, key: &BucketKey) -> Result<(), BucketError> {
         let failed = |error: io::Error| self.unavailable("writing", key, error);
         let (root, path, dir) = self.in_root("writing", key, |root| {
@@ -384,7 +385,7 @@ impl DirBucket {
             std::fs::remove_file(&renamed.0)
         };
         try_all().map_err(failed)?;
-        // A put that failed meanwhile may need more.
+        // Keeps a larger size that a failed put has recorded meanwhile.
         let _ = self.0.no_room_for.compare_exchange(wanted, 0, Relaxed, Relaxed);
         Ok(())
     }
@@ -430,7 +431,7 @@ fn open_parent(root: &Root, key: &BucketKey) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Checks whether there is room for that many bytes.
+/// Checks that there is room for `bytes` more bytes.
 fn make_room(file: &File, bytes: u64) -> io::Result<()> {
     if bytes == 0 {
         return Ok(());
@@ -449,7 +450,7 @@ struct RemovedOnDrop(PathBuf);
 
 impl Drop for RemovedOnDrop {
     fn drop(&mut self) {
-        // Gone already when it was renamed into place.
+        // Fails if the file was renamed into place.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -474,7 +475,7 @@ fn version(stat: &Stat) -> Version {
     Version { tag, size: size(stat) }
 }
 
-/// Copies to the end of `from`, sharing blocks where the file system can.
+/// Copies `from` up to its end. Shares blocks if the file system can.
 fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<u64> {
     use std::io::{Read, Write};
     const ONE_READ: usize = 64 * 1024;
@@ -484,7 +485,8 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<u64> {
         }
         return io::copy(from, to);
     }
-    // One byte more than is expected, to see that there is no more.
+    // The capacity has one extra byte, so that the end of the file is found without growing the
+    // buffer.
     let mut buffer = Vec::with_capacity(size as usize + 1);
     from.take(ONE_READ as u64 + 1).read_to_end(&mut buffer)?;
     to.write_all(&buffer)?;
@@ -596,7 +598,7 @@ impl Bucket for DirBucket {
 
     fn list<'a>(&'a self, prefix: &Prefix) -> BoxStream<'a, Result<Listed, BucketError>> {
         let (bucket, prefix) = (self.clone(), prefix.clone());
-        // Starts when the stream is first asked, and ends when nobody takes its objects.
+        // The walk starts when the stream is first polled, and ends when the stream is dropped.
         let start = move || {
             let (sender, receiver) = tokio::sync::mpsc::channel(LISTED_AHEAD);
             tokio::task::spawn_blocking(move || {
@@ -620,7 +622,7 @@ impl Bucket for DirBucket {
     async fn try_get(&self, key: &BucketKey) -> Result<(), BucketError> {
         self.check_key(key)?;
         let (mut file, _) = self.open_object(key)?;
-        // A failing disk may still open files.
+        // Reads some bytes, because a failing disk may still open files.
         let mut first = [0; TRIAL];
         let read = io::Read::read(&mut file, &mut first);
         read.map(drop).map_err(|error| self.unavailable("reading", key, error))

@@ -54,8 +54,8 @@ pub(super) struct Gunzip {
     decoder: MultiGzDecoder<BoundedFile>,
     checksum: Option<RunningChecksum>,
     stored: u64,
-    /// Why the bytes are not gzip. The checksum still runs, because they may have changed on their
-    /// way.
+    /// Why the bytes are not gzip. The checksum is still computed, because the bytes may have been
+    /// damaged in transit.
     wrong: Option<String>,
 }
 
@@ -80,9 +80,9 @@ impl Gunzip {
         Ok(())
     }
 
-    /// Writes the rest and returns the number of decoded bytes. The inner error is that the stored
-    /// bytes are not gzip. Bytes that changed on their way are a [`DecodeError::Disk`] of the kind
-    /// `InvalidData`.
+    /// Writes the rest and returns the number of decoded bytes. The inner error means that the
+    /// stored bytes are not gzip. Bytes that were damaged in transit give a [`DecodeError::Disk`]
+    /// of the kind `InvalidData`.
     pub(super) fn finish(&mut self) -> Result<Result<u64, String>, DecodeError> {
         // An empty object is valid, whatever its header says.
         if self.wrong.is_none() && self.stored > 0 {
@@ -144,8 +144,8 @@ pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Compresses a file into parts of one size; the last may be smaller. Equal files give equal parts,
-/// because the header has no time.
+/// Compresses a file into parts of equal size; the last may be smaller. Equal files give equal
+/// parts, because the header has no time.
 pub(super) struct Gzip {
     encoder: GzEncoder<Vec<u8>>,
     part: usize,
@@ -186,7 +186,7 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let mut gunzip = Gunzip::new(file.clone(), limit, &Checksums::default());
         let mut fed = Ok(());
-        // Members and headers are cut everywhere.
+        // Chunks of 7 bytes cut members and headers at all places.
         for chunk in stored.chunks(7) {
             fed = fed.and_then(|()| gunzip.feed(chunk));
         }

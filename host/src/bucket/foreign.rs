@@ -18,25 +18,25 @@ pub fn content_encoding(header: &str) -> String {
     }
 }
 
-/// A listing of S3 or Azure without the keys that are not valid here. None if all are valid.
+/// A listing of S3 or Azure without the keys that are not valid here. `None` if all are valid.
 pub fn prune_listing(xml: &str, is_azure: bool) -> Option<String> {
     let service = if is_azure { Service::Azure } else { Service::S3 };
     listing::prune(service, xml, &Skipped::new(String::new()))
 }
 
-/// What became of an object that is stored as gzip.
+/// The result of decoding an object that is stored as gzip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
     /// The file has this many decoded bytes.
     Whole(u64),
     /// The object is not gzip.
     NotGzip,
-    /// The object has more than the limit, or does not have the checksum of the headers.
+    /// The object exceeds the limit, or does not match the checksum in the headers.
     Refused,
 }
 
-/// Decodes gzip that comes in these pieces, into `file`, up to `limit` bytes. Checks it against the
-/// checksums in the headers.
+/// Decodes the gzip in `pieces` into `file`, up to `limit` bytes. Checks the stored bytes against
+/// the checksums in the headers.
 ///
 /// # Errors
 /// Errors of the file.
@@ -59,7 +59,7 @@ pub fn gunzip<'a>(
     }
 }
 
-/// Whether bytes have the checksum in the headers. None if the headers have none.
+/// True if the bytes match the checksum in the headers. `None` if the headers have no checksum.
 pub fn has_checksum(bytes: &[u8], headers: &[(&str, &str)]) -> Option<bool> {
     let mut checksum = checksums(headers).start()?;
     checksum.update(bytes);

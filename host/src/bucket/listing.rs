@@ -1,5 +1,5 @@
-//! Removes keys that are not valid here from a listing before `object_store` parses it: one such
-//! key would end the listing.
+//! Removes keys that are not valid here from a listing before `object_store` parses it, because one
+//! such key would end the listing.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::address::Service;
 use crate::key::BucketKey;
 
-/// The most skipped keys that the log names.
+/// The maximum number of skipped keys that are logged by name.
 const NAMED: usize = 10;
 
 /// The skipped keys of one bucket. Each is logged once.
@@ -54,8 +54,8 @@ pub(super) fn prune(service: Service, xml: &str, skipped: &Skipped) -> Option<St
     let mut copied = 0;
     let mut at = 0;
     while let Some(start) = xml[at..].find(open).map(|found| at + found) {
-        // The client reports text that is not XML. Without the object in `<C<Contents>…</Contents>…`,
-        // another one might begin there.
+        // Leaves text that is not XML for the client to report. Removing the object from
+        // `<C<Contents>…</Contents>…` could create the start of another object.
         if !xml[..start].trim_ascii_end().ends_with('>') && start > 0 {
             break;
         }
@@ -74,7 +74,7 @@ pub(super) fn prune(service: Service, xml: &str, skipped: &Skipped) -> Option<St
 }
 
 fn is_usable(object: &str, name: &str, skipped: &Skipped) -> bool {
-    // An unknown form is left to the client.
+    // Objects of an unknown form are left to the client.
     let Some((attributes, key)) = element(object, name) else { return true };
     let Some(key) = unescape(key) else { return true };
     if attributes.contains("Encoded") {
@@ -85,7 +85,7 @@ fn is_usable(object: &str, name: &str, skipped: &Skipped) -> bool {
         .iter()
         .find_map(|size| element(object, size))
         .is_some_and(|(_, size)| size.trim() == "0");
-    // Consoles and Hadoop make folders like this.
+    // Web consoles and Hadoop create such objects for folders.
     if is_empty && (key.ends_with('/') || key.ends_with("_$folder$")) {
         return false;
     }

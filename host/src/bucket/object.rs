@@ -36,12 +36,12 @@ use crate::blocking::blocking;
 use crate::fault::{self, Step};
 use crate::key::{BucketKey, MAX_KEY_BYTES, Prefix};
 
-/// Files above this many bytes are put in parts.
+/// The largest object in bytes that is put in one request.
 const ONE_PUT: u64 = 16 * 1024 * 1024;
-/// How many bytes of an object are read to find out whether it can be read.
+/// How many bytes of an object a trial fetch reads.
 const TRIED: usize = 1024 * 1024;
 
-/// A bucket of a service. A clone is another handle on it.
+/// A bucket of a service. Clones share the bucket.
 #[derive(Debug, Clone)]
 pub struct ObjectBucket(Arc<Inner>);
 
@@ -127,22 +127,22 @@ impl ObjectBucket {
         self.0.stored_encoding
     }
 
-    /// The most bytes that one object may decode to.
+    /// The largest size that one object may decode to, in bytes.
     fn largest_decoded(&self) -> u64 {
         self.0.largest_decoded
     }
 
-    /// The timeout of the next bytes of a body.
+    /// The timeout for the next bytes of a body.
     fn idle(&self) -> Duration {
         self.0.patience.idle
     }
 
-    /// Waits before the retry after so many failures.
+    /// Waits before the retry after this number of failures.
     async fn pause(&self, failures: u32) {
         tokio::time::sleep(self.0.patience.wait(failures)).await;
     }
 
-    /// True when any object can be fetched in parts.
+    /// True when the service supports range requests for all objects.
     fn has_ranges(&self) -> bool {
         self.0.address.service != Service::Http
     }
@@ -208,7 +208,7 @@ impl Bucket for ObjectBucket {
                 Err(error) => return Err(self.failed("reading", key, error)),
             }
         }
-        // Starts to fetch the object and takes none of its bytes.
+        // Without HEAD, the version comes from opening the object. None of its bytes are read.
         match self.open(key, None).await? {
             Opened::Object(object) => {
                 self.0.refuses_head.store(is_refused, Ordering::Relaxed);
@@ -232,7 +232,7 @@ impl Bucket for ObjectBucket {
         let options = download::options();
         let got = self.0.stores.quick_reads.get_opts(&self.path(key)?, options).await;
         let mut body = got.map_err(failed)?.into_stream();
-        // A network may let the start of an answer pass and no more.
+        // Reads some bytes too, because a faulty network may pass only the start of a response.
         let mut read = 0;
         while read < TRIED {
             match tokio::time::timeout(self.idle(), body.next()).await {
@@ -379,7 +379,7 @@ impl Bucket for ObjectBucket {
             // Azure can't abort an upload in parts.
             Service::Azure => self.try_put_unmet(key, no_entity_tag()).await,
             Service::Google => match self.try_upload(key).await {
-                // Uploads in parts need permissions of their own.
+                // Uploads in parts need additional permissions.
                 Err(BucketError::Unavailable { source, .. })
                     if service_error::is_denied(&*source) =>
                 {
@@ -418,7 +418,7 @@ impl Bucket for ObjectBucket {
         let kind = FailureKind::of(&error);
         let text = service_error::describe(address, "listing", kind, &error);
         match kind {
-            // Any answer of a web server is enough: its root may not exist.
+            // Any response of a web server is enough, because its root may not exist.
             FailureKind::NoServer | FailureKind::NoConnection | FailureKind::NoAnswer => {
                 Err(BucketError::invalid(self, text))
             }
@@ -430,7 +430,7 @@ impl Bucket for ObjectBucket {
                 Ok(())
             }
             FailureKind::Throttled => Err(BucketError::unavailable(self, "opening", "", text)),
-            // A bucket that exists can be listed.
+            // Listing a bucket that exists never gives this error.
             FailureKind::NoObject => {
                 let text =
                     service_error::describe(address, "listing", FailureKind::NoBucket, &error);
@@ -447,7 +447,7 @@ impl Bucket for ObjectBucket {
 }
 
 impl ObjectBucket {
-    /// A listed object under its key here.
+    /// A listed object, with its key below the bucket's prefix. `None` if the key is not valid.
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let name = meta.location.as_ref();
         let prefix = &self.0.address.prefix;

@@ -1,4 +1,4 @@
-//! Errors of services, described with their cures.
+//! Describes errors of services, and how to fix them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::address::{Service, ServiceAddress};
 use super::transport::RequestError;
 use crate::confinement::may_be_the_cause;
 
-/// The kind of a service's failure, by what a person has to do.
+/// The kind of a service's failure, by what the user has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
     /// There is no such object.
@@ -22,7 +22,7 @@ pub(super) enum FailureKind {
     Archived,
     /// There are no credentials, or the service does not accept them.
     Credentials,
-    /// The credentials do not permit this.
+    /// The credentials do not permit the operation.
     Denied,
     /// This machine's clock is wrong.
     Clock,
@@ -69,13 +69,13 @@ impl FailureKind {
             _ => {}
         }
         match error {
-            // First, because a server without error codes says no more than this.
+            // Checked before the text, because a server without error codes gives no more detail.
             Error::NotFound { .. } => return Self::NoObject,
             Error::PermissionDenied { .. } => return Self::Denied,
             Error::Unauthenticated { .. } => return Self::Credentials,
             _ => {}
         }
-        // Errors of a listing have no variants.
+        // Errors of listings have no variants of their own.
         if has("status code: 404") {
             Self::NoObject
         } else if has("status code: 403") {
@@ -141,7 +141,7 @@ pub(super) fn bucket_error(
         FailureKind::NoObject => {
             BucketError::NotFound { bucket: bucket.to_string(), key: key.to_string() }
         }
-        // No retry can help until somebody restores the object.
+        // A retry can't help until the object is restored.
         FailureKind::Archived => {
             let text = describe(address, doing, FailureKind::Archived, &error);
             BucketError::invalid(bucket, format!("`{key}` {text}"))
@@ -153,7 +153,7 @@ pub(super) fn bucket_error(
     }
 }
 
-/// Describes an error and its cure.
+/// Describes an error and how to fix it.
 pub(super) fn describe(
     address: &ServiceAddress,
     doing: &str,

@@ -1,19 +1,19 @@
-//! The clock of a store, from the `Date` of its answers.
+//! The clock of a store, from the `Date` header of its responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-/// The smallest difference that counts. Less may be the answer's delay, or the part of a second that
-/// a date leaves out.
+/// The smallest difference that counts, in milliseconds. A smaller one may come from the delay of
+/// the response, or from `Date`, which has a precision of one second.
 const WORTH_COUNTING: i64 = 2_000;
 
-/// How far the clock of a store is ahead of this machine's. A clone is another handle on it.
+/// How far the store's clock is ahead of this machine's, in milliseconds. Clones share the value.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StoreClock(Arc<AtomicI64>);
 
 impl StoreClock {
-    /// Records that an answer with this date has come at `received`.
+    /// Records that a response with this date arrived at `received`.
     pub(super) fn saw(&self, date: &str, received: SystemTime) {
         let Ok(date) = httpdate::parse_http_date(date) else { return };
         let ahead = match date.duration_since(received) {
@@ -23,7 +23,7 @@ impl StoreClock {
         self.0.store(if ahead.abs() < WORTH_COUNTING { 0 } else { ahead }, Relaxed);
     }
 
-    /// The time of the store.
+    /// The current time by the store's clock.
     pub(super) fn now(&self) -> SystemTime {
         let (ahead, now) = (self.0.load(Relaxed), SystemTime::now());
         let by = Duration::from_millis(ahead.unsigned_abs());

@@ -1,5 +1,5 @@
-//! Tests of buckets: promises of every kind, failures of services and of web servers, and how a
-//! bucket is opened.
+//! Tests of buckets: guarantees of every kind of bucket, failures of services and of web servers,
+//! and how a bucket is opened.
 
 pub(crate) mod conformance;
 pub(crate) mod encoded;

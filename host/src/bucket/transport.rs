@@ -1,5 +1,5 @@
-//! The HTTP client of the stores: its timeouts, the facts that it keeps from an answer, and the
-//! changes that make answers readable for `object_store`.
+//! The HTTP client of the stores: its timeouts, the header values that it keeps, and the changes to
+//! responses that `object_store` could not read otherwise.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,10 +19,10 @@ use super::encoding::ContentEncoding;
 use super::listing::{self, Skipped};
 use super::store_clock::StoreClock;
 
-/// The slowest upload that is waited for, in bytes per second.
+/// The slowest upload that does not time out, in bytes per second.
 const SLOWEST_UPLOAD: u64 = 32 * 1024;
-/// The read timeout of a connection. Longer than the upload of any part, because the client counts
-/// uploads too.
+/// The read timeout of a connection. Longer than the upload of any part takes, because the client
+/// counts the time of uploads too.
 const READ: Duration = Duration::from_secs(600);
 
 /// The wait before the first retry.
@@ -35,12 +35,12 @@ pub(super) struct Patience {
     pub(super) retries: usize,
     /// The time after which a request is not retried.
     pub(super) retry_for: Duration,
-    /// The longest wait between two retries. The first wait is 0.1 s, and each may be twice the one
-    /// before.
+    /// The longest wait between two retries. The first wait is 0.1 s. Each may be twice as long as
+    /// the one before.
     pub(super) longest_wait: Duration,
     /// The timeout of a connection attempt.
     pub(super) connect: Duration,
-    /// The timeout of an answer's start, and of the next bytes of a body.
+    /// The timeout for the start of a response, and for the next bytes of a body.
     pub(super) idle: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Less patience, for when somebody waits for the host to start.
+    /// Fewer retries and shorter timeouts, for checks while the user waits for the host to start.
     pub(super) fn at_start(self) -> Self {
         Self {
             retries: self.retries.min(2),
@@ -68,7 +68,7 @@ impl Patience {
         }
     }
 
-    /// The wait before the retry after so many failures.
+    /// The wait before the retry after this number of failures.
     pub(super) fn wait(self, failures: u32) -> Duration {
         let doubled = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16));
         doubled.min(self.longest_wait)
@@ -81,8 +81,8 @@ impl Patience {
     }
 
     pub(super) fn client(self) -> ClientOptions {
-        // A request's time depends on its size, so `Transport` and the download have limits of
-        // their own.
+        // A request's time depends on its size, so `Transport` and downloads set their own
+        // timeouts.
         ClientOptions::new()
             .with_connect_timeout(self.connect)
             .with_timeout_disabled()
@@ -104,9 +104,9 @@ pub(super) struct Transport {
 impl Transport {
     /// Makes the clients of the bucket at `address`.
     pub(super) fn new(address: &ServiceAddress, encoding: StoredEncoding) -> Self {
-        // Google decompresses objects unless the request accepts gzip, and then sends neither
-        // entity tag nor length. A web server may compress on the way, which is only useful to a
-        // client that decodes. S3 and Azure send the stored bytes in any case.
+        // Unless the request accepts gzip, Google decompresses objects and sends neither entity tag
+        // nor length. A web server may compress a response, which is only useful to a client that
+        // decodes. S3 and Azure always send the stored bytes.
         let accepted = match (address.service, encoding) {
             (Service::Google, _) | (Service::Http, StoredEncoding::Decode) => Some("gzip"),
             (Service::Http, StoredEncoding::Keep) => Some("identity"),
@@ -121,7 +121,7 @@ impl Transport {
         }
     }
 
-    /// The clock of the service, as its answers say.
+    /// The clock of the service, from its responses.
     pub(super) fn clock(&self) -> &StoreClock {
         &self.clock
     }
@@ -138,8 +138,8 @@ impl HttpConnector for Transport {
     }
 }
 
-/// A client with a timeout for the start of an answer, which also makes answers acceptable to the
-/// stores.
+/// A client with a timeout for the start of a response. It also changes responses that the stores
+/// would not accept.
 #[derive(Debug)]
 struct TimedClient {
     client: HttpClient,
@@ -159,9 +159,9 @@ pub(super) struct ResponseFacts {
     pub(super) has_ranges: bool,
     /// The encoding in which the object is stored.
     pub(super) encoding: ContentEncoding,
-    /// The answer has a length.
+    /// The response has a length.
     pub(super) has_length: bool,
-    /// The entity tag, where it was hidden from the store's client.
+    /// The entity tag, if it was removed from the headers.
     pub(super) tag: Option<String>,
 }
 
@@ -217,8 +217,8 @@ impl HttpService for TimedClient {
             tag: None,
         };
         if is_object && !facts.has_length && *service == Service::Http {
-            // The store's client requires a length. With an entity tag it would also resume a body
-            // that breaks off, as if the length were true.
+            // The store's client requires a length, so this sets a false one. With an entity tag,
+            // the client would resume a body that breaks off, and rely on that length.
             facts.tag = header("etag").map(str::to_owned);
             answer.headers_mut().remove("etag");
             answer.headers_mut().insert("content-length", HeaderValue::from_static("0"));
@@ -242,7 +242,7 @@ async fn prune(
     Ok(HttpResponse::from_parts(parts, body.into()))
 }
 
-/// True for the status with which servers reject HEAD requests.
+/// True for statuses with which servers reject HEAD requests.
 fn refuses_head(status: u16) -> bool {
     matches!(status, 400 | 403 | 405 | 501)
 }

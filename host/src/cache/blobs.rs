@@ -22,7 +22,7 @@ use crate::system::{is_unsupported, used};
 
 /// A use is recorded on disk when the last record is older than this.
 const TOUCH_SECONDS: u64 = 60;
-/// How often a directory is made while somebody removes it.
+/// How often to make a directory while another process removes it.
 const TRIES: usize = 5;
 
 #[derive(Debug)]
@@ -32,13 +32,13 @@ pub(super) struct Blobs {
     verified: Verified,
 }
 
-/// What a scan sees of a blob.
+/// A blob as a scan finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ScannedBlob {
     /// When it was last used: seconds and nanoseconds since 1970.
     pub(super) used: (i64, u64),
     pub(super) digest: Digest,
-    /// The bytes it takes on disk.
+    /// Its size on disk in bytes.
     pub(super) cost: u64,
 }
 
@@ -49,11 +49,11 @@ pub(super) enum Lookup {
     Gone,
     /// A file of the right size that this process has not read yet.
     Unread,
-    /// The blob: this process has read or written the file.
+    /// The blob. This process has read or written the file.
     Verified,
 }
 
-/// About the bytes that a file of `size` bytes takes on disk: whole blocks and an inode.
+/// The approximate size on disk of a file of `size` bytes: whole blocks and an inode.
 pub(super) fn cost(size: u64) -> u64 {
     size.saturating_add(512).next_multiple_of(4096)
 }
@@ -81,8 +81,8 @@ impl Blobs {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if now.saturating_sub(u64::try_from(stat.st_atime).unwrap_or(0)) > TOUCH_SECONDS {
-            // Only the access time, because a task may see the modification time. After a failure,
-            // the blob merely looks older than it is.
+            // Sets only the access time, because a task may see the modification time. If this
+            // fails, the blob only looks older than it is.
             let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
             let times =
                 Timestamps { last_access: time(UTIME_NOW), last_modification: time(UTIME_OMIT) };
@@ -151,8 +151,9 @@ impl Blobs {
         }
     }
 
-    /// Moves a whole file in from `tmp`, in one visible step. False when the blob existed. A file
-    /// that this process has not verified is replaced, because the new bytes are known to be right.
+    /// Moves a complete file from `tmp` into place, atomically. False when the blob existed.
+    /// Replaces a file that this process has not verified, because the new bytes are known to be
+    /// right.
     pub(super) fn add(
         &self,
         open: &OpenDirs,
@@ -173,7 +174,7 @@ impl Blobs {
         }
         let is_new = match renamed {
             Ok(()) => true,
-            // The file exists, or the file system has no such rename.
+            // The file exists, or the file system does not support this rename.
             Err(error) if error == Errno::EXIST || is_unsupported(error) => {
                 let old = statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW);
                 if let Ok(old) = &old
@@ -215,7 +216,7 @@ impl Blobs {
         }
     }
 
-    /// Removes a blob that nobody has used since it was seen. True when it is gone.
+    /// Removes a blob that was not used since it was seen. True when the blob is gone.
     pub(super) fn remove_unused(&self, seen: &ScannedBlob) -> bool {
         let (open, path) = (self.directories.get(), path(&seen.digest));
         match statat(&open.blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
@@ -241,7 +242,7 @@ impl Blobs {
 
 /// Calls `each` for every blob below a directory. Skips other files.
 pub(super) fn scan(blobs: impl AsFd, mut each: impl FnMut(ScannedBlob)) -> io::Result<()> {
-    // An open file description of its own, because another scan may be reading the directory.
+    // Opened again, because another scan may be reading from the same open file description.
     let top = open_dir(&blobs, ".")?;
     for_each(top.as_fd(), |shard, _| {
         let shard = match open_dir(&blobs, shard) {
@@ -278,17 +279,17 @@ fn make_shard(open: &OpenDirs, shard: &str) -> Result<(), Errno> {
             unlinkat(&open.blobs, shard, AtFlags::empty())?;
             make()
         }
-        // Removed again since; the caller tries again.
+        // The directory exists, or was removed again; then the caller tries again.
         Ok(true) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Removes a directory in a blob's place.
+/// Removes a directory that has a blob's name.
 fn move_away(open: &OpenDirs, path: &str) -> Result<(), Errno> {
     let name = format!("misplaced-{}", uuid::Uuid::new_v4());
     renameat(&open.blobs, path, open.tmp.dir(), &*name)?;
-    // Leftovers go with this process's directory.
+    // Leftovers are removed with this process's directory.
     let _ = std::fs::remove_dir_all(open.tmp.path().join(name));
     Ok(())
 }

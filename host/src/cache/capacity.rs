@@ -20,7 +20,7 @@ use super::index::Index;
 use crate::digest::Digest;
 use crate::fault::{self, Step};
 
-/// The least time between two scans. Scans take at most a hundredth of the time.
+/// The minimum time between two scans. Scans also take at most a hundredth of the time.
 const RESCAN: Duration = Duration::from_secs(60);
 /// The number of least recently used blobs that a scan remembers.
 const REMEMBERED: usize = 65_536;
@@ -43,7 +43,7 @@ struct Usage {
     reserved: AtomicU64,
     /// All bytes that this process ever stored. A scan may have missed the latest.
     added: AtomicU64,
-    /// Eviction ahead of need has been asked for.
+    /// Eviction ahead of need has been requested.
     asked_ahead: AtomicBool,
     pins: Mutex<HashMap<Digest, usize>>,
 }
@@ -89,7 +89,8 @@ impl Capacity {
         Ok(Self { usage, requests })
     }
 
-    /// Waits until there is space for a file of `size` bytes, as far as eviction can make it.
+    /// Reserves space for a file of `size` bytes. Waits for eviction if the cache is over its
+    /// limit, which it may stay if tasks use all blobs.
     pub(super) async fn reserve(&self, size: u64) -> Reservation {
         let cost = cost(size);
         self.usage.reserved.fetch_add(cost, Ordering::Relaxed);
@@ -100,7 +101,7 @@ impl Capacity {
         } else if total > self.usage.ahead()
             && !self.usage.asked_ahead.swap(true, Ordering::Relaxed)
         {
-            // So that most downloads do not have to wait.
+            // Evicts early, so that most downloads do not have to wait.
             let _ = self.requests.send(Request { free: 0, done: None });
         }
         reserved
@@ -125,7 +126,7 @@ impl Capacity {
         Pin { usage: self.usage.clone(), digest }
     }
 
-    /// The bytes that blobs take on disk, as far as is known.
+    /// The size of all blobs on disk in bytes, as far as it is known.
     pub(super) fn stored(&self) -> u64 {
         self.usage.stored.load(Ordering::Relaxed)
     }
@@ -136,12 +137,12 @@ impl Usage {
         self.stored.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Above this, eviction runs ahead of need.
+    /// Eviction starts ahead of need above this number of bytes.
     fn ahead(&self) -> u64 {
         self.max / 100 * 95
     }
 
-    /// Eviction stops at this.
+    /// Eviction ends at this number of bytes.
     fn target(&self) -> u64 {
         self.max / 100 * 90
     }
@@ -157,7 +158,7 @@ impl Usage {
 }
 
 impl Reservation {
-    /// The download is a blob now.
+    /// Records that the download is now a blob.
     pub(super) fn stored(self) {
         self.usage.added.fetch_add(self.cost, Ordering::Relaxed);
         self.usage.stored.fetch_add(self.cost, Ordering::Relaxed);
@@ -192,14 +193,14 @@ struct Evictor {
     oldest: VecDeque<ScannedBlob>,
     /// The directory of that scan.
     scanned: Option<Arc<OwnedFd>>,
-    /// Since when nothing could be evicted.
+    /// When an eviction last freed too little.
     stuck: Option<Instant>,
 }
 
 impl Evictor {
     fn run(mut self, requests: &Receiver<Request>) {
         let mut next_scan = Instant::now() + self.scan();
-        // Entries outlive their blobs until the next start; they are small.
+        // Entries are pruned only here, at the start, because they are small.
         let blobs = &self.blobs;
         self.index.prune(|digest| !blobs.upgrade().is_some_and(|blobs| blobs.is_gone(digest)));
         loop {
@@ -256,7 +257,7 @@ impl Evictor {
         let mut freed_at_scan = None;
         while freed < wanted {
             if let Some(seen) = self.oldest.pop_front() {
-                // Held until the blob is gone, so that nobody pins it in between.
+                // The lock is held until the blob is removed, so that no task pins it in between.
                 let Some(blobs) = self.blobs.upgrade() else { break };
                 let pins = self.usage.pins();
                 if !pins.contains_key(&seen.digest) && blobs.remove_unused(&seen) {
@@ -275,14 +276,15 @@ impl Evictor {
         freed
     }
 
-    /// Counts all blobs and finds the oldest. Returns the time until the next scan.
+    /// Counts all blobs and finds the least recently used. Returns the time until the next scan.
     fn scan(&mut self) -> Duration {
         let started = Instant::now();
         let added_before = self.usage.added.load(Ordering::Relaxed);
         let mut stored = 0;
-        // The youngest of those kept is at the top, and leaves when an older one comes.
+        // The top of the heap is the most recently used of the kept blobs. An older blob replaces
+        // it.
         let mut oldest: BinaryHeap<ScannedBlob> = BinaryHeap::new();
-        // A directory that was moved away works as before, so no failure shows it.
+        // Checks the path, because a directory that was moved away causes no failure.
         let current = self.blobs.upgrade().map(|blobs| blobs.current_dir());
         let Some(dir) = current else { return RESCAN };
         let each = |seen: ScannedBlob| {
@@ -301,7 +303,8 @@ impl Evictor {
                 return RESCAN;
             }
         }
-        // The scan may have missed blobs added meanwhile. Counting some twice does less harm.
+        // The scan may have missed blobs that were added meanwhile. Counting some twice does less
+        // harm than missing them.
         stored += self.usage.added.load(Ordering::Relaxed) - added_before;
         self.usage.stored.store(stored, Ordering::Relaxed);
         self.oldest = oldest.into_sorted_vec().into();

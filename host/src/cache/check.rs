@@ -24,11 +24,11 @@ use crate::system::IS_NO_USE;
 pub struct Checked {
     /// Blobs that were read.
     pub blobs: u64,
-    /// Their bytes.
+    /// The size of these blobs in bytes.
     pub bytes: u64,
     /// Damaged blobs, which were removed.
     pub damaged_blobs: u64,
-    /// Their bytes.
+    /// The size of these blobs in bytes.
     pub damaged_bytes: u64,
     /// Entries of the index.
     pub index_entries: u64,
@@ -39,7 +39,7 @@ pub struct Checked {
 }
 
 /// Reads every blob of the cache in `dir`. Removes blobs whose bytes do not match their digest, and
-/// unreadable index entries. Calls `progress` after each blob. Finds nothing where there is no cache.
+/// unreadable index entries. Calls `progress` after each blob. A missing cache counts as empty.
 ///
 /// # Errors
 /// [`CacheError::Local`] when its directories can't be listed.
@@ -97,7 +97,7 @@ fn list(blobs: &impl AsFd) -> Result<Vec<Digest>, Errno> {
 fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
     let path = path(digest);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // A check is not a use. Only a file's owner may open it so.
+    // A check must not count as a use. Only the owner of a file may open it with this flag.
     let opened = match openat(blobs, &*path, flags | IS_NO_USE, Mode::empty()) {
         Err(Errno::PERM) => openat(blobs, &*path, flags, Mode::empty()),
         other => other,
@@ -122,7 +122,7 @@ fn look(blobs: &impl AsFd, digest: &Digest) -> io::Result<Option<(u64, bool)>> {
         Err(error) => return Err(error),
     };
     if !is_whole {
-        // A host may have replaced it meanwhile.
+        // A host may have replaced the blob meanwhile.
         match statat(blobs, &*path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if Stamp::of(&stat) != stamp => return Ok(None),
             Ok(_) => unlinkat(blobs, &*path, AtFlags::empty())?,

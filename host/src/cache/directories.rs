@@ -1,8 +1,9 @@
 //! The open directories of the cache.
 //!
-//! Somebody may remove or replace them while the cache is in use. When a call fails and that can be
-//! the reason, the open directories are compared with those at their paths, opened or made again,
-//! and the call is repeated once. Without a failure nothing is compared.
+//! A user may remove or replace the directories while the cache is in use. If a call fails and this
+//! may be the reason, the open directories are compared with those at their paths. If they differ,
+//! they are opened or made again, and the call is repeated once. Otherwise only a scan compares
+//! them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,7 @@ pub(super) struct Directories {
     open: RwLock<Arc<OpenDirs>>,
 }
 
-/// The directories as they were opened last. A download keeps those that it started with.
+/// The directories as last opened. A download keeps the ones that it started with.
 #[derive(Debug)]
 pub(super) struct OpenDirs {
     pub(super) tmp: Arc<ProcessDir>,
@@ -37,7 +38,8 @@ impl Directories {
     /// Makes missing directories, and removes the leftovers of dead processes in `tmp`.
     ///
     /// # Errors
-    /// Also when another user owns them or may write to them.
+    /// When the directories can't be made or opened, or another user owns them or may write to
+    /// them.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         if let Some(risk) = make_ours(dir)? {
             tracing::warn!("cache {}: {risk}", dir.display());
@@ -63,14 +65,14 @@ impl Directories {
         }
     }
 
-    /// Opens or makes removed directories again, or opens their replacements. True when
-    /// [`Directories::get`] gives other directories than `seen`.
+    /// Makes removed directories again, or opens their replacements. True when [`Directories::get`]
+    /// no longer returns `seen`.
     pub(super) fn renew(&self, seen: &Arc<OpenDirs>) -> io::Result<bool> {
         let mut open = self.open.write();
         if !Arc::ptr_eq(&open, seen) {
             return Ok(true);
         }
-        // A cache that was moved away may come back, and works where it is.
+        // A cache that was moved away may be moved back, and its open directories still work.
         let is_away = stat(&self.dir).is_err();
         let has_tmp = is_current(open.tmp.dir(), open.tmp.path(), is_away);
         let has_blobs = is_current(&open.blobs, &self.dir.join("blobs"), is_away);

@@ -1,4 +1,4 @@
-//! Downloads: a file in `tmp` that is renamed to a blob when it is whole.
+//! Downloads: each is a file in `tmp` that is renamed to a blob when it is complete.
 
 use std::error::Error as StdError;
 use std::fs::File;
@@ -23,14 +23,14 @@ use crate::system;
 
 /// How often a download is tried when the cache's directories fail.
 const TRIES: usize = 3;
-/// The most bytes that a trial writes.
+/// The maximum number of bytes that a trial writes.
 const MOST_TRIED: u64 = 64 * 1024 * 1024;
-/// The file that a killed trial leaves in `blobs`.
+/// The name of a trial's file in `blobs`. A killed trial leaves the file there.
 pub(super) const PROBE: &str = ".probe";
 
 impl Cache {
-    /// Downloads an object; again after evicting blobs if the disk is full, or in new directories
-    /// if the old ones were removed.
+    /// Downloads an object. Repeats the download after evicting blobs if the disk is full, or in
+    /// new directories if the old ones were removed.
     pub(super) async fn download(
         &self,
         bucket: &dyn Bucket,
@@ -94,12 +94,12 @@ impl Cache {
             Err(error) => return Err(self.blame(error, expected).await),
         };
         if version.size > expected {
-            // The object was decoded, or its size was unknown.
+            // The reserved size was wrong: the object was decoded, or its size was unknown.
             drop(capacity);
             capacity = self.0.capacity.reserve(version.size).await;
         }
 
-        // The digest of the file's actual content.
+        // Computed from the file, so that the digest is that of the bytes on disk.
         let (digest, stamp) =
             digest(file, version.size).await.map_err(failed("reading a downloaded file"))?;
         if stamp.size != version.size {
@@ -119,7 +119,7 @@ impl Cache {
             if let Err(error) = put
                 && !failed_before
             {
-                // Costs one download after a restart.
+                // The only cost is another download after a restart.
                 tracing::warn!(dir = %self.dir().display(), %error, "could not write the cache index");
             }
         }
@@ -127,8 +127,8 @@ impl Cache {
         Ok(blob)
     }
 
-    /// Finds out whether reading from the bucket or writing to the cache failed: the error is the
-    /// same.
+    /// Finds out whether reading from the bucket or writing to the cache failed, because both give
+    /// the same error.
     async fn blame(&self, error: BucketError, size: u64) -> CacheError {
         let cause =
             io_cause(&error).and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
@@ -150,11 +150,11 @@ impl Cache {
         }
     }
 
-    /// Tries what a download does: creates a file, writes `bytes` to it (at most 64 MiB), moves it
-    /// to the blobs and removes it. Finds out whether a cache that failed works again.
+    /// Tries the steps of a download, to find out whether a cache that failed works again: creates
+    /// a file, writes `bytes` bytes to it (at most 64 MiB), moves it to the blobs and removes it.
     ///
     /// # Errors
-    /// [`CacheError::Full`] and [`CacheError::Local`], as a download would fail.
+    /// [`CacheError::Full`] and [`CacheError::Local`], as for a download.
     pub async fn try_store(&self, bytes: u64) -> Result<(), CacheError> {
         let doing = "writing a file to try it";
         match self.write_and_remove(bytes, doing).await {
@@ -201,7 +201,7 @@ fn write_and_remove(cache: &Inner, bytes: u64) -> io::Result<()> {
     fault::shortage(Step::StoreBlob)?;
     let blobs = &tmp.open.blobs;
     renameat(tmp.open.tmp.dir(), tmp.name(), blobs, PROBE)?;
-    // Another host may be trying the same.
+    // Another host's trial may have removed the file.
     let _ = unlinkat(blobs, PROBE, AtFlags::empty());
     tmp.name = None;
     Ok(())
@@ -229,7 +229,8 @@ struct Tmp<'a> {
 impl<'a> Tmp<'a> {
     fn create(cache: &'a Inner) -> io::Result<(Self, File)> {
         fault::shortage(Step::Download)?;
-        // Each try has another name: a failing disk may have created the file and said otherwise.
+        // Each try uses another name, because a failing disk may create a file and still return an
+        // error.
         let create = |open: &Arc<OpenDirs>| {
             let name = cache.tmp_name();
             let file = create(open.tmp.dir(), &name)?;

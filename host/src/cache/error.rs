@@ -19,7 +19,7 @@ pub enum CacheError {
     /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] Arc<BucketError>),
-    /// The blob was removed or found to be damaged. Fetch it again.
+    /// The blob was removed, or was found to be damaged. Fetch it again.
     #[error("cache {}: blob {digest} was removed since it was fetched", dir.display())]
     Gone {
         /// The cache.
@@ -77,8 +77,8 @@ impl CacheError {
         Self::Local { dir: dir.to_owned(), doing, source: error.into() }
     }
 
-    /// True when this machine is the cause: its disk, directories or limits. Neither the task nor
-    /// the bucket is to blame then.
+    /// True when this machine is the cause (its disk, directories or limits), and not the task or
+    /// the bucket.
     pub fn is_of_this_host(&self) -> bool {
         match self {
             Self::Bucket(_) => false,

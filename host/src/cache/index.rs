@@ -1,5 +1,5 @@
-//! Remembers the digests of remote objects across restarts: `index/ab/abcd…`, one small file per
-//! key. An unreadable entry counts as missing.
+//! Keeps the digests of remote objects across restarts: `index/ab/abcd…`, one small file per key.
+//! An unreadable entry counts as missing.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::fault::{self, Step};
 use crate::ownership::{self, Us};
 
-/// How often an entry's directory is made while somebody removes it.
+/// How often to make an entry's directory while another process removes it.
 const TRIES: usize = 3;
 /// The largest entry in bytes: a name, a version and a digest.
 const LARGEST: u64 = 64 << 10;
@@ -49,7 +49,7 @@ impl Index {
         same.then_some((Version { tag, size }, digest))
     }
 
-    /// Remembers a digest. `tmp` is a free name in the directory `tmp`.
+    /// Stores a digest. `tmp` is an unused name in the directory `tmp`.
     pub(super) fn put(
         &self,
         source: &ObjectId,
@@ -75,7 +75,8 @@ impl Index {
         put
     }
 
-    /// Renames an entry into place, whatever is there, and makes its directory if needed.
+    /// Renames an entry into place. Removes whatever is there, and makes the entry's directory if
+    /// needed.
     fn rename(&self, open: &OpenDirs, tmp: &str, file: &Path) -> io::Result<()> {
         let shard = file.parent().unwrap_or(&self.path);
         for _ in 0..TRIES {
@@ -138,8 +139,8 @@ pub(super) struct Pruned {
     pub(super) damaged: u64,
 }
 
-/// Reads an entry. One that belongs to another user is refused, because it would decide an input's
-/// bytes.
+/// Reads an entry. Ignores an entry of another user, who could otherwise choose the bytes of an
+/// input.
 fn read(path: &Path, us: Us) -> Option<Entry> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(CWD, path, flags, Mode::empty()).ok()?);
@@ -179,7 +180,7 @@ mod tests {
         std::fs::write(&file, padded(LARGEST as usize + 1)).unwrap();
         assert!(index.get(&source).is_none());
         std::fs::remove_file(&file).unwrap();
-        // Opening a pipe would wait for who writes to it.
+        // Opening a FIFO would wait for a writer.
         rustix::fs::mkfifoat(CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
         assert!(index.get(&source).is_none());
         std::fs::remove_file(&file).unwrap();

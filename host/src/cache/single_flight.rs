@@ -1,4 +1,4 @@
-//! Work that runs once however many callers ask for it at the same time.
+//! Runs work once for all callers that ask for it at the same time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub(super) struct SingleFlight<K, V>(Mutex<HashMap<K, Flight<V>>>);
 
-/// Whoever works holds the lock. The outcome is for those who wait for it.
+/// The working caller holds the lock. The value is the outcome for the callers that wait.
 type Flight<V> = Arc<tokio::sync::Mutex<Option<V>>>;
 
 impl<K, V> Default for SingleFlight<K, V> {
@@ -21,8 +21,8 @@ impl<K, V> Default for SingleFlight<K, V> {
 
 impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     /// Runs `work`, or waits for the same work of an earlier caller. All callers that asked before
-    /// its end get the same outcome, also a failure; later callers start anew. When the working
-    /// caller is dropped, the next takes over. The flag is true for the caller whose work it was.
+    /// its end get the same outcome, even a failure; later callers start new work. If the working
+    /// caller is dropped, the next one does the work. The flag is true for the caller that did it.
     pub(super) async fn run<F: Future<Output = V>>(
         &self,
         key: K,
@@ -51,12 +51,12 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
 struct Participant<'a, K: Hash + Eq, V> {
     flights: &'a SingleFlight<K, V>,
     key: K,
-    /// Always set until the drop, which gives it up under the lock.
+    /// Set until the drop, which releases it under the lock.
     flight: Option<Flight<V>>,
 }
 
 impl<K: Hash + Eq, V> Participant<'_, K, V> {
-    /// Lets no other caller join.
+    /// Prevents other callers from joining.
     fn close(&self) {
         let mut flights = self.flights.0.lock();
         if let (Some(ours), Some(open)) = (&self.flight, flights.get(&self.key))
@@ -71,7 +71,7 @@ impl<K: Hash + Eq, V> Drop for Participant<'_, K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock();
         let Some(ours) = self.flight.take() else { return };
-        // The map's reference and ours: no other caller is left.
+        // Only the map and this caller hold a reference: no other caller is left.
         if flights.get(&self.key).is_some_and(|open| Arc::ptr_eq(open, &ours))
             && Arc::strong_count(&ours) == 2
         {

@@ -1,5 +1,5 @@
-//! What is in a cache directory, and removing some of it. Hosts may be using it meanwhile: they fetch
-//! what they miss again.
+//! Lists the files in a cache directory, and removes some of them. Hosts may be using the cache:
+//! they fetch removed files again.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -17,18 +17,18 @@ use crate::ownership;
 /// A file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The SHA-256 of its bytes, or of the component whose compiled code it is.
+    /// The SHA-256 of its bytes; for compiled code, the SHA-256 of the component.
     pub digest: Digest,
-    /// The bytes that it takes on disk.
+    /// Its size on disk in bytes.
     pub bytes: u64,
     /// When a host last used it.
     pub used: SystemTime,
-    /// The objects of remote buckets that it was when they were last fetched, as their URLs.
+    /// The URLs of the objects of remote buckets that had these bytes when they were last fetched.
     pub objects: Vec<String>,
 }
 
-/// The inputs and components in the cache in `dir`, those that were used last first. There are
-/// none before a host has used the cache.
+/// The inputs and components in the cache in `dir`, the most recently used first. Empty if no host
+/// has used the cache yet.
 ///
 /// # Errors
 /// [`CacheError::Local`] when its directories can't be listed.
@@ -66,7 +66,8 @@ pub fn remove_stored(dir: &Path, digest: &Digest) -> Result<(), CacheError> {
     }
 }
 
-/// The files `ab/abcd…` below a directory, whose names are digests, whatever follows a dot.
+/// The files `ab/abcd…` below a directory. Their names are digests, optionally with a suffix after
+/// a dot.
 fn files(dir: &Path) -> io::Result<Vec<Stored>> {
     let mut found = Vec::new();
     for shard in fs::read_dir(dir)? {
@@ -81,7 +82,7 @@ fn files(dir: &Path) -> io::Result<Vec<Stored>> {
     Ok(found)
 }
 
-/// A file of the cache. None if it is gone, or not named by a digest.
+/// A file of the cache. `None` if the file does not exist, or its name is not a digest.
 pub(crate) fn of_file(path: &Path) -> Option<Stored> {
     let name = path.file_name()?.to_str()?;
     let digest = name.split('.').next()?.parse().ok()?;

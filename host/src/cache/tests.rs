@@ -1,4 +1,4 @@
-//! What the cache promises, against a bucket that counts.
+//! The guarantees of the cache, with a bucket that counts requests.
 
 mod damage;
 mod directories;
@@ -25,19 +25,19 @@ use crate::key::Prefix;
 
 pub(crate) use disk::Tmpfs;
 
-/// A bucket in memory that counts what it is asked, and can be made to fail.
+/// A bucket in memory that counts requests, and can be made to fail.
 #[derive(Debug, Default)]
 struct Counting {
     objects: Mutex<HashMap<String, (u64, Vec<u8>)>>,
     heads: AtomicUsize,
     opens: AtomicUsize,
-    /// Bodies that were taken.
+    /// The number of bodies that were fetched.
     gets: Arc<AtomicUsize>,
-    /// That many bodies find the disk full.
+    /// This number of bodies fail because the disk is full.
     full: Arc<AtomicUsize>,
-    /// That many bodies are written by half, and claim that it is all.
+    /// This number of bodies are written by half, but reported as complete.
     short: Arc<AtomicUsize>,
-    /// Bodies fail with this.
+    /// Bodies fail with this error.
     broken: Option<Errno>,
     local: bool,
     /// Each body waits until this is released.
@@ -225,7 +225,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a disk that lost its power may do to a file.
+/// Truncates a file, as a loss of power may do.
 fn truncate(file: &Path) {
     std::fs::remove_file(file).unwrap();
     std::fs::write(file, "by").unwrap();
@@ -252,7 +252,7 @@ async fn a_hundred_tasks_that_want_the_same_input_download_it_once() {
     assert_eq!(bucket.gets(), 1);
     assert!(blobs.iter().all(|blob| blob.digest == Digest::of(b"bytes")));
     assert_eq!(blobs.iter().filter(|blob| !blob.hit).count(), 1);
-    // Those who asked while the first was at it share a look that began after they asked.
+    // Callers that asked during the first look share a look that began after they asked.
     assert_eq!(bucket.opens.load(Ordering::SeqCst), 2);
 }
 
@@ -276,7 +276,7 @@ async fn an_input_costs_one_request_and_none_while_it_is_fresh() {
     let new = cache.fetch(&bucket, &key("k"), NOW).await.unwrap();
     assert_eq!(new.digest, Digest::of(b"two"));
     assert_eq!((requests(), bucket.gets()), ((0, 3), 2), "changed: one, with the bytes");
-    // Another process knows what was fetched, and not when it was looked at.
+    // Another process knows the fetched version, but not when it was last confirmed.
     assert!(f.cache(LARGE).fetch(&bucket, &key("k"), long).await.unwrap().hit);
     assert_eq!((requests(), bucket.gets()), ((0, 4), 2));
 }
@@ -395,7 +395,7 @@ async fn what_was_fetched_survives_a_restart() {
         restarted.fetch(&bucket, &key("k"), NOW).await.unwrap().digest,
         Digest::of(b"other")
     );
-    // A directory bucket's objects are as near as the index would be.
+    // Reading an object of a directory bucket costs no more than reading the index.
     let local = Counting { local: true, ..Counting::default() }.with("l", "local");
     restarted.fetch(&local, &key("l"), NOW).await.unwrap();
     assert_eq!(files(&f.root.path().join("cache/index")).len(), 1);
@@ -437,7 +437,7 @@ async fn two_hosts_on_one_directory_share_its_blobs() {
     one.fetch(&bucket, &key("k"), NOW).await.unwrap();
     let blob = two.fetch(&bucket, &key("k"), NOW).await.unwrap();
     assert!(blob.hit, "the index is shared too");
-    // One removes what the other knows of; the other finds out and fetches it again.
+    // One host removes a blob that the other knows. The other notices this and fetches it again.
     std::fs::remove_file(&f.blob_files()[0]).unwrap();
     let error = read(&two, &blob).unwrap_err();
     assert!(matches!(error, CacheError::Gone { .. }), "{error}");
@@ -469,7 +469,7 @@ async fn the_cache_keeps_its_bound_and_what_was_used_last() {
     for i in 0..200_u8 {
         bucket.set(&format!("{i}"), vec![i; 8000]);
         cache.fetch(&bucket, &key(&format!("{i}")), NOW).await.unwrap();
-        // A use is noted at most once a minute, so the test makes the last one look older.
+        // A use is recorded at most once a minute, so the test makes the last one look older.
         let hot = cache.fetch(&bucket, &key("hot"), NOW).await.unwrap();
         let old = std::time::SystemTime::now() - std::time::Duration::from_secs(100);
         let times = std::fs::FileTimes::new().set_accessed(old);
@@ -515,7 +515,7 @@ async fn an_input_larger_than_the_cache_is_delivered() {
     assert_eq!(read(&cache, &blob).unwrap(), large);
     drop(blob);
     bucket.set("s", "other");
-    // Nothing is tried for a second after all that was left was in use.
+    // Eviction pauses for a second if all remaining blobs were in use.
     while f.blob_files().iter().any(|file| file.metadata().is_ok_and(|file| file.len() > 10_000)) {
         bucket.set("s", format!("{:?}", std::time::Instant::now()));
         cache.fetch(&bucket, &key("s"), NOW).await.unwrap();

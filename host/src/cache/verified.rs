@@ -1,4 +1,4 @@
-//! The blobs that this process knows to be whole, because it read or wrote them.
+//! The blobs that this process knows to be undamaged, because it read or wrote them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,11 +9,11 @@ use rustix::fs::Stat;
 use crate::digest::Digest;
 use crate::system::{modified, place};
 
-/// Blobs of one generation. There are two.
+/// The maximum number of blobs in a generation. There are two generations.
 const GENERATION: usize = 65_536;
 
-/// The metadata that tells one file from another. Without the change time, which each hard link
-/// updates.
+/// The metadata that distinguishes files. The change time is left out, because each hard link
+/// updates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     /// Device and inode.

@@ -1,8 +1,8 @@
-//! Makes components of core modules: of programs for WASI preview 1, and of tasks that no tool has
-//! made a component of.
+//! Makes components from core modules: from programs for WASI preview 1, and from tasks that are
+//! not components yet.
 //!
-//! wasmtime's adapter translates the calls of preview 1 to those of WASI 0.2. The process that
-//! compiles a component does this, so that the bucket has the file that its author built and signed.
+//! wasmtime's adapter translates calls of preview 1 to WASI 0.2. The process that compiles a
+//! component does this, so that the bucket keeps the file that its author built and signed.
 
 use std::borrow::Cow;
 
@@ -16,14 +16,15 @@ use super::contents::Contents;
 use super::preview1::{ADAPTER, PREVIEW1};
 use crate::sandbox::Kind;
 
-/// The call that ends a program.
+/// The function of preview 1 that ends a program.
 const EXIT: &str = "proc_exit";
-/// The function of WASI 0.2 that does the same. The adapter uses another, which loses the exit code.
+/// The function of WASI 0.2 that ends a program with an exit code. The adapter uses another
+/// function, which loses the code.
 const EXIT_WITH_CODE: &str = "exit-with-code";
-/// The file itself if it is a component, or a component that is made of a core module.
+/// Returns a component as it is, and makes a component from a core module.
 ///
 /// # Errors
-/// Says why there can be none.
+/// Says why the file can't become a component.
 pub fn component_of(wasm: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if !Parser::is_core_wasm(wasm) {
         return Ok(Cow::Borrowed(wasm));
@@ -48,7 +49,7 @@ pub fn component_of(wasm: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     encoded.map(Cow::Owned).map_err(|error| format!("can't be made a component: {error:#}"))
 }
 
-/// The module, which ends through WASI 0.2 and not through the adapter.
+/// The same module, which exits through WASI 0.2 instead of the adapter.
 fn keep_exit_code(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut module = Module::new();
     for payload in Parser::new(0).parse_all(wasm) {
@@ -75,7 +76,7 @@ fn keep_exit_code(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A program that ends with this code, after it has read what it has on standard input.
+    /// A program that reads its standard input and ends with this exit code.
     fn program(code: u8) -> Vec<u8> {
         wat::parse_str(format!(
             r#"(module
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(contents.problem(), None);
         assert_eq!((contents.kind, contents.format), (Some(Kind::Program), "component"));
         assert!(contents.imports.iter().any(|name| name.starts_with(ADAPTER.exit)));
-        // What is a component stays as it is.
+        // A component is returned as it is.
         assert!(matches!(component_of(&component).unwrap(), Cow::Borrowed(_)));
     }
 

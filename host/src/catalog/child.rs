@@ -1,12 +1,13 @@
-//! The process that compiles one component: the host's own program, started only for this.
+//! The process that compiles one component: the host's own program, started only for this purpose.
 //!
-//! A hostile component can make the compiler use any amount of memory and time. In a process of its
-//! own it is limited and can be killed at any time.
+//! A hostile component can make the compiler use any amount of memory and time. A separate process
+//! has limits and can be killed at any time.
 //!
 //! Standard input is a socket to the host. The host sends a [`Request`]. This process limits itself
-//! and answers [`READY`]: an end before that is this machine's fault, a later end the component's.
-//! The host then sends the component. The answer is a kind (one byte), a length (eight bytes,
-//! little-endian), and that many bytes. This process ends when the host closes the socket or dies.
+//! and answers [`READY`]. If the process ends before that, the machine is the cause; if it ends
+//! later, the component is. The host then sends the component. The answer is a kind (one byte), a
+//! length (eight bytes, little-endian), and this number of bytes. This process ends when the host
+//! closes the socket or dies.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -26,13 +27,13 @@ use crate::sandbox::{self, Mode};
 /// Sent when the limits are in force.
 pub(super) const READY: u8 = b'r';
 
-/// An answer with compiled code.
+/// The kind of an answer with compiled code.
 pub(super) const CODE: u8 = b'c';
-/// An answer with the compiler's error: the component is not valid.
+/// The kind of an answer with an error: the component is not valid.
 pub(super) const REFUSED: u8 = b'x';
-/// An answer: the bytes don't match the digest.
+/// The kind of an answer that says that the bytes don't match the digest.
 pub(super) const DAMAGED: u8 = b'd';
-/// An answer: there was not enough memory.
+/// The kind of an answer that says that there was not enough memory.
 pub(super) const NO_MEMORY: u8 = b'm';
 
 /// Tasks have priority over compilations.
@@ -40,14 +41,14 @@ const NICENESS: i32 = 2;
 /// A core module with one function that does nothing.
 const NOTHING: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
 
-/// What the host asks for: limits, and the component to expect.
+/// The host's request: the limits, and the component that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Bytes of memory that may be used.
+    /// The limit of memory in bytes.
     pub(super) memory: u64,
-    /// Seconds of processor time that may be used.
+    /// The limit of processor time in seconds.
     pub(super) seconds: u64,
-    /// What the code is for.
+    /// The mode of the sandbox that will run the code.
     pub(super) mode: Mode,
     /// The component's digest.
     pub(super) digest: Digest,
@@ -93,7 +94,7 @@ pub fn compile_for_parent() -> io::Result<()> {
     parent.read_exact(&mut request)?;
     let request = Request::decode(&request);
 
-    // Settings that are made first hold for all threads that start later.
+    // Confines this thread first, because threads that start later inherit the rules.
     reduce_rights();
     end_with(parent.try_clone()?)?;
     let engine = warm_engine(request.mode)?;
@@ -137,8 +138,8 @@ fn is_of_memory(error: &wasmtime::Error) -> bool {
     host_cause(error).is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
 }
 
-/// Lowers the priority of this process and drops its access to files and networks. The limits hold
-/// without this, so a kernel that can't do it is no error.
+/// Lowers the priority of this process and drops its access to files and networks. A kernel that
+/// can't do this is not an error, because the limits do not depend on it.
 fn reduce_rights() {
     let _ = nice(NICENESS);
     confinement::give_up_files();
@@ -147,7 +148,7 @@ fn reduce_rights() {
 /// Ends this process when the host closes the socket or dies.
 fn end_with(parent: UnixStream) -> io::Result<()> {
     std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
-        // Without any flags, poll reports only that the other end is gone.
+        // Without flags, `poll` reports only that the other end is closed.
         let mut gone = [PollFd::new(&parent, PollFlags::empty())];
         while poll(&mut gone, None).is_err() {}
         std::process::exit(1);
@@ -162,7 +163,7 @@ fn warm_engine(mode: Mode) -> io::Result<Engine> {
         engine.precompile_module(NOTHING)?;
         Ok(engine)
     };
-    // The compiler panics when its threads can't be started.
+    // The compiler panics if its threads can't be started.
     match catch_unwind(AssertUnwindSafe(warm)) {
         Ok(engine) => engine.map_err(|error| io::Error::other(format!("{error:#}"))),
         Err(_) => Err(io::Error::other("the compiler's threads could not be started")),
@@ -181,7 +182,7 @@ mod tests {
     use super::super::tests::COMPILES;
     use super::*;
 
-    /// The catalog's tests start this instead of the host.
+    /// The catalog's tests run this test as the compiling process.
     #[test]
     fn this_program_compiles_where_that_is_asked_for() {
         if std::env::var_os(COMPILES).is_some() {

@@ -1,9 +1,9 @@
-//! Compiled code on disk, `compiled/ENGINE/DIGEST.cwasm`, with a checksum. Beside it are the records
-//! of components that can't be compiled (`quarantine.rs`).
+//! Compiled code on disk, `compiled/ENGINE/DIGEST.cwasm`, with a checksum. The same directory has
+//! the records of components that can't be compiled (`quarantine.rs`).
 //!
-//! Compiled code is native code, and the engine checks little of it. It is loaded only from a
+//! Compiled code is native code, and the engine checks little of it. So code is loaded only from a
 //! directory that no other user can write to, and only if its checksum is right. The engine loads
-//! the bytes that were checked, not the file, so that a disk that fails later does no harm.
+//! the bytes that were checked, not the file, so a disk that fails later has no effect.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -26,17 +26,17 @@ use crate::digest::Digest;
 use crate::fault::{self, Step};
 use crate::shortage::is_damage;
 
-/// The end of a folder's name: the version of the file format.
+/// The suffix of a folder's name: the version of the file format.
 const FORMAT: &str = "-3";
 /// Bytes of the checksum at the end of a file.
 const TRAILER: usize = 32;
-/// How long a host waits for another that compiles the same component.
+/// How long a host waits for another host that compiles the same component.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(60);
-/// How often the host tries to get the lock.
+/// The time between two attempts to take the lock.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// Unused code of other engine versions is removed after this time.
 const OTHERS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// The age at which a temporary file counts as abandoned, where files can't be locked.
+/// The age at which a temporary file counts as abandoned on a file system without locks.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
 /// The stored code for one engine.
@@ -46,7 +46,7 @@ pub(super) struct Compiled {
     /// The folder of this engine.
     folder: PathBuf,
     max_bytes: u64,
-    /// The logged reason why the directory can't be used.
+    /// Why the directory can't be used, as it was logged last.
     refused: Mutex<Option<String>>,
     /// Failures and deaths that can't be stored on disk.
     unstored: Unstored,
@@ -97,12 +97,12 @@ impl Compiled {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: now, last_modification: omit };
-        // On failure the file only looks older than it is.
+        // If this fails, the file only looks older than it is.
         let _ = futimens(&file, &times);
         Some(bytes)
     }
 
-    /// Stores compiled code for the next start. A failure only means that it is compiled again.
+    /// Stores compiled code for the next start. If this fails, the component is compiled again.
     pub(super) fn keep(&self, digest: Digest, code: &[u8]) {
         self.unstored.forget(digest);
         if !self.is_usable() {
@@ -112,7 +112,7 @@ impl Compiled {
         let kept = checksum(code, digest).and_then(|sum| self.write(&path, &[code, &sum.0]));
         match kept {
             Ok(()) => {
-                // It may have failed before, with lower limits.
+                // The compilation may have failed before, with lower limits.
                 let _ = fs::remove_file(self.failed_path(digest));
                 fault::point(Step::CodeStored);
                 self.tidy(Some(&path));
@@ -131,7 +131,7 @@ impl Compiled {
         for part in parts {
             file.write_all(part)?;
         }
-        // Sync before the rename, so that a power cut leaves all of the file or nothing.
+        // The sync is before the rename, so that a power cut leaves the whole file or none.
         file.sync_all()?;
         if path.is_dir() {
             remove(path);
@@ -139,9 +139,9 @@ impl Compiled {
         temporary.rename(path)
     }
 
-    /// The lock for compiling a component. `None` where files can't be locked, or after a long
-    /// wait, since the holder may be suspended. Two hosts that compile the same component do no
-    /// harm.
+    /// The lock for compiling a component. `None` if files can't be locked, or after a long wait,
+    /// because the holder may be suspended. It does no harm if two hosts compile the same
+    /// component.
     pub(super) async fn lock(&self, digest: Digest) -> Option<CompileLock> {
         if !self.is_usable() {
             return None;
@@ -199,8 +199,8 @@ impl Compiled {
         self.folder.join(format!("{digest}.cwasm"))
     }
 
-    /// Whether the directory exists and only this user can write to it. Creates it, and logs once
-    /// why it can't be used.
+    /// Whether the directory exists and only this user can write to it. Creates the directory if it
+    /// does not exist, and logs once why it can't be used.
     fn is_usable(&self) -> bool {
         let mut refused = self.refused.lock();
         let Err(error) = private_dir(&self.dir) else {
@@ -218,7 +218,7 @@ impl Compiled {
     }
 
     /// Removes files of killed hosts, unused code of other engines, and the least recently used
-    /// code beyond the bound. Never removes `new`, or else the code that was used last.
+    /// code beyond the limit. Never removes `new` or, if it is None, the code that was used last.
     fn tidy(&self, new: Option<&Path>) {
         let now = SystemTime::now();
         let (mut kept, mut failed) = (Vec::new(), Vec::new());
@@ -227,7 +227,7 @@ impl Compiled {
             for file in entries(&folder) {
                 match file.extension().and_then(|extension| extension.to_str()) {
                     Some("tmp" | "lock") => remove_abandoned(&file, now, Duration::ZERO),
-                    // It may record a death that still counts.
+                    // The file may record a death that still counts.
                     Some("trying") => remove_abandoned(&file, now, DEATH_EXPIRES),
                     Some("failed") => {
                         let Ok(meta) = file.symlink_metadata() else { continue };
@@ -302,8 +302,8 @@ pub fn check_compiled(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((files, damaged))
 }
 
-/// The compiled code of all engines in a `compiled` directory, that which was used last first. Each has
-/// the digest of its component.
+/// The compiled code of all engines in a `compiled` directory, the most recently used first. Each
+/// entry has the digest of its component.
 pub fn stored_code(dir: &Path) -> Vec<(PathBuf, Stored)> {
     let folders = entries(dir).filter(|folder| folder.is_dir());
     let is_code = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cwasm");
@@ -347,7 +347,7 @@ pub(super) fn checksum(code: &[u8], digest: Digest) -> io::Result<Digest> {
     Ok(Digest::of_reader((&digest.0[..]).chain(code))?.0)
 }
 
-/// Makes a directory that only we can write to, or checks that it is one.
+/// Makes a directory that only this user can write to, or checks that an existing one is.
 fn private_dir(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent)?;
@@ -373,7 +373,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is being written, locked. Dropping it removes it, unless it was renamed.
+/// A locked file that is being written. Dropping it removes the file, unless it was renamed.
 struct Temporary(Option<PathBuf>);
 
 impl Temporary {
@@ -384,10 +384,10 @@ impl Temporary {
             let file = options.open(&path)?;
             let temporary = Self(Some(path));
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // A host that starts now may have taken it for one that nobody holds.
+                // Another host may have removed the file as abandoned before it was locked.
                 Ok(()) if file.metadata()?.nlink() == 0 => {}
                 Err(Errno::WOULDBLOCK) => {}
-                // Where files can't be locked, age decides.
+                // If files can't be locked, the age of a file decides whether it is abandoned.
                 Ok(()) | Err(_) => return Ok((file, temporary)),
             }
         }
@@ -410,7 +410,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes a file of at least that age that a host locks while it needs it, if none does.
+/// Removes a file that no host locks any more, if its age is at least `least`.
 fn remove_abandoned(path: &Path, now: SystemTime, least: Duration) {
     let Ok(file) = fs::File::open(path) else { return };
     let age = file.metadata().and_then(|meta| meta.modified());

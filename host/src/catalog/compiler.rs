@@ -27,26 +27,28 @@ use crate::machine::Machine;
 use crate::sandbox::Mode;
 use crate::shortage;
 
-/// Compilations at the same time.
+/// The most compilations at the same time.
 const AT_ONCE: usize = 2;
-/// Compiled code may use this fraction of the memory limit.
+/// The limit for compiled code is the memory limit divided by this number.
 const CODE_PART: u64 = 16;
-/// Wall-clock time may be this many times the processor time, because tasks have priority.
+/// The limit of wall-clock time is this many times the limit of processor time, because tasks have
+/// priority.
 const WAITS: u32 = 4;
-/// When memory runs out, the kernel kills the process with the highest score.
+/// The file with a process's score. When memory runs out, the kernel kills the process with the
+/// highest score.
 const OOM_SCORE_FILE: &str = "/proc/self/oom_score_adj";
 /// The score of a compiling process.
 const OOM_SCORE: &str = "500";
 /// The shortest component: only a header.
 const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// What compiling one component may use.
+/// The limits of one compilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileLimits {
-    /// Memory of the compiling process. Compiled code may use a sixteenth of that.
+    /// Memory of the compiling process. Compiled code may use a sixteenth of this size.
     pub memory: ByteSize,
-    /// Processor time of the compiling process, in whole seconds. Wall-clock time may be four times
-    /// that.
+    /// Processor time of the compiling process, rounded up to whole seconds. Wall-clock time may be
+    /// four times as long.
     pub time: Duration,
 }
 
@@ -77,7 +79,7 @@ pub(super) enum Exceeded {
 /// The record of why a component can't be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failed {
-    /// For people.
+    /// The reason as text.
     pub(super) reason: String,
     /// The limit that was exceeded, if any.
     pub(super) exceeded: Option<Exceeded>,
@@ -85,7 +87,7 @@ pub(super) struct Failed {
     memory: u64,
     /// The limit on processor time in seconds.
     seconds: u64,
-    /// True when the compiler or the host was killed, which may have had another cause.
+    /// True if the compiler or the host was killed. The component may not be the cause.
     pub(super) by_death: bool,
 }
 
@@ -116,7 +118,7 @@ impl Failed {
         Self::new(&reason, Some(exceeded), limits)
     }
 
-    /// The record of a component whose compilations ended by death.
+    /// The record of a component whose compiler or host was killed this number of times.
     pub(super) fn by_deaths(deaths: u32, limits: CompileLimits) -> Self {
         let reason = format!(
             "compiling it was started {deaths} times and did not finish: each time the compiler \
@@ -143,7 +145,7 @@ pub struct HostError {
     pub(super) source: io::Error,
 }
 
-/// The cure for a host that can't start a process.
+/// What to do if a host can't start a process, as the end of the error's text.
 fn cure(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
         Some(Errno::AGAIN) => {
@@ -161,11 +163,11 @@ fn cure(error: &io::Error) -> String {
 /// Why a compilation produced no code.
 #[derive(Debug)]
 pub(super) enum Uncompiled {
-    /// Another try would fail the same way.
+    /// A retry would fail in the same way.
     Failed(Failed),
-    /// The process was killed, or the machine had too little memory. Says how.
+    /// The process was killed, or the machine had too little memory. The text says which.
     Died(String),
-    /// The process was told to stop by a signal. Says how.
+    /// A signal told the process to stop. The text says which.
     Stopped(String),
     /// The bytes don't match the digest.
     Damaged,
@@ -190,12 +192,13 @@ impl Compiler {
     /// call [`compile_for_parent`](super::compile_for_parent).
     pub fn new(program: PathBuf, arguments: Vec<OsString>, limits: CompileLimits) -> Self {
         let threads = Machine::of_process().cores();
-        // A process without access to files can't find out the processor limit of its container.
+        // The compiling process has no access to files and can't read its container's processor
+        // limit.
         let variables = vec![("RAYON_NUM_THREADS", threads.to_string())];
         Self { program, arguments, variables, limits, permits: Semaphore::new(AT_ONCE) }
     }
 
-    /// The same, with one more environment variable.
+    /// The same compiler, with one more environment variable.
     #[cfg(test)]
     pub(super) fn with_variable(mut self, name: &'static str, value: &str) -> Self {
         self.variables.push((name, value.to_owned()));
@@ -206,7 +209,7 @@ impl Compiler {
         self.limits
     }
 
-    /// Waits until one more process may start.
+    /// Waits until another process may start.
     pub(super) async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
         match self.permits.acquire().await {
             Ok(permit) => permit,
@@ -214,10 +217,10 @@ impl Compiler {
         }
     }
 
-    /// Compiles an empty component, to see whether this host can compile.
+    /// Compiles an empty component, to check whether this host can compile.
     ///
     /// # Errors
-    /// Why it can't.
+    /// Why the host can't compile.
     pub async fn try_out(&self) -> Result<(), HostError> {
         let (digest, length) = (Digest::of(EMPTY_COMPONENT), EMPTY_COMPONENT.len() as u64);
         let problem = match self.compile(Mode::Ordinary, digest, length, EMPTY_COMPONENT).await {
@@ -230,8 +233,8 @@ impl Compiler {
         Err(HostError { doing: "compiling an empty component", source: io::Error::other(problem) })
     }
 
-    /// Compiles the component of that digest and length in bytes, for sandboxes of that mode. Dropping
-    /// the future kills the process.
+    /// Compiles the component of that digest, which has `length` bytes, for sandboxes of that mode.
+    /// Dropping the future kills the process.
     pub(super) async fn compile(
         &self,
         mode: Mode,
@@ -254,8 +257,8 @@ impl Compiler {
             )
         });
         let Ok((talk, words, status)) = ended.await else {
-            // Wait for its end, so that two compilers never use the memory of one. An error means
-            // that it has already ended.
+            // Waits for the end of the process, so that no more processes use memory than there are
+            // permits. An error means that the process has already ended.
             let _ = child.kill().await;
             return Err(Uncompiled::Failed(Failed::over(Exceeded::Time, limits)));
         };
@@ -293,7 +296,7 @@ impl Compiler {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C goes to the host only, which then ends this process.
+            // Ctrl-C goes only to the host, which then ends this process.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
@@ -332,7 +335,7 @@ impl Compiler {
         Uncompiled::Failed(Failed::new(&reason, None, self.limits))
     }
 
-    /// Interprets a lack of memory: the limit was reached, unless the machine has less memory than
+    /// Interprets a lack of memory. The limit was reached, unless the machine has less memory than
     /// the limit.
     fn without_memory(&self) -> Uncompiled {
         let most = usize::try_from(self.limits.memory.as_u64()).unwrap_or(usize::MAX);
@@ -350,10 +353,11 @@ impl Compiler {
     }
 }
 
-/// While this exists, processes that start are killed before their host when memory runs out.
+/// While this value exists, new processes inherit a score with which the kernel kills them before
+/// their host when memory runs out.
 ///
-/// They inherit the host's score. A host that has confined itself can set its own score, but not
-/// the score of a process that it has started, nor could that process.
+/// A host that has confined itself can set its own score, but neither it nor a process that it has
+/// started can set the score of that process.
 struct KilledFirst {
     before: Option<Vec<u8>>,
     _alone: MutexGuard<'static, ()>,
@@ -427,8 +431,8 @@ async fn talk(
     }
 }
 
-/// Sends up to `length` bytes. Returns the error of reading them. A process that does not take them
-/// has ended, which the caller notices.
+/// Sends up to `length` bytes. Returns the error if the bytes can't be read. If they can't be
+/// written, the process has ended, which the caller notices.
 async fn send(
     socket: &mut UnixStream,
     length: u64,
@@ -449,11 +453,11 @@ async fn send(
     }
 }
 
-/// The standard error of a process, in one line and cut.
+/// The standard error of a process, in one line of bounded length.
 async fn last_words(stderr: &mut Option<tokio::process::ChildStderr>) -> String {
     let Some(stderr) = stderr else { return String::new() };
     let mut words = Vec::new();
-    // Drain the rest, so that the process never blocks on writing.
+    // Reads the rest too, so that the process never blocks on a write.
     let mut first = (&mut *stderr).take(MAX_WORDS as u64);
     let _ = first.read_to_end(&mut words).await;
     let _ = tokio::io::copy(stderr, &mut tokio::io::sink()).await;

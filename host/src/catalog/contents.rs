@@ -1,4 +1,4 @@
-//! What a WebAssembly file contains, and why it can't be a task's component.
+//! Lists what a WebAssembly file contains, and says why it can't be a task's component.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use crate::sandbox::{CALLS, Kind, version_problem};
 /// Imports, exports and producers of a file, with their names as in the file.
 #[derive(Debug, Default, Serialize)]
 pub struct Contents {
-    /// What the host runs it as; null if it can't run it.
+    /// The kind of the component; null if the host can't run the file.
     pub kind: Option<Kind>,
-    /// `component` or `core module`. The host makes a component of a core module.
+    /// `component` or `core module`. The host makes a component from a core module.
     pub format: &'static str,
     /// The names of exports.
     pub exports: Vec<String>,
@@ -94,7 +94,7 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
                     found.exports.push(export?.name.to_owned());
                 }
             }
-            // How wit-component links libraries: another module has the places of each.
+            // wit-component links a library by a module that exports the addresses of each library.
             Payload::ExportSection(section) => {
                 for export in section {
                     libraries.extend(export?.name.strip_suffix(LIBRARY));
@@ -103,7 +103,7 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     let import = import?;
-                    // A type takes nothing from the host.
+                    // The host need not provide types.
                     if !matches!(import.ty, ComponentTypeRef::Type(_)) {
                         found.imports.push(import.name.name.to_owned());
                     }
@@ -147,10 +147,10 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Contents> {
     Ok(found)
 }
 
-/// What follows the name of a library in the names of what links it.
+/// The suffix of a library's name in the exports of the module that links the library.
 const LIBRARY: &str = ":memory_base";
-/// Names of libraries and tools, by how they begin, and the language that a task is written in that
-/// has them. Their own languages are others.
+/// Prefixes of the names of libraries and tools, with the language of the tasks that they are used
+/// for. The libraries themselves are written in other languages.
 const RUNTIMES: [(&str, &str); 7] = [
     ("libpython", "Python"),
     ("libcomponentize_py", "Python"),
@@ -161,9 +161,9 @@ const RUNTIMES: [(&str, &str); 7] = [
     ("jco", "JavaScript"),
 ];
 
-/// The languages of the task, and not those of what came with it: the runtime of an interpreted
-/// language, the C library below a program in Rust, and the adapters below one in C, which are in
-/// Rust.
+/// The languages that the task itself is written in. Left out are the languages of what is linked
+/// with the task: the runtime of an interpreted language, the C library of a Rust program, and the
+/// adapters of a C program, which are written in Rust.
 fn languages(recorded: Vec<String>, tools: &[String], libraries: &[&str]) -> Vec<String> {
     let mut names = tools.iter().map(String::as_str).chain(libraries.iter().copied());
     let runtime = names.find_map(|name| {
@@ -187,7 +187,7 @@ impl Contents {
     /// Reads a file.
     ///
     /// # Errors
-    /// Says what the bytes are if they are not WebAssembly.
+    /// If the bytes are not WebAssembly, says what they are.
     pub fn of(bytes: &[u8]) -> Result<Self, String> {
         if !bytes.starts_with(b"\0asm") {
             return Err(match std::str::from_utf8(bytes) {
@@ -206,7 +206,7 @@ impl Contents {
         read(bytes).map_err(|e| format!("is damaged WebAssembly: {e}"))
     }
 
-    /// Why the file can't be a task's component, as far as its names tell.
+    /// Why the file can't be a task's component, as far as the names of imports and exports show.
     pub fn problem(&self) -> Option<String> {
         if self.format == CORE {
             return preview1::problem(self.kind, &self.imports, &self.exports);

@@ -1,5 +1,5 @@
-//! What core modules are to a host: programs for WASI preview 1, and tasks that no tool has made a
-//! component of.
+//! The core modules that a host runs: programs for WASI preview 1, and tasks that are not
+//! components yet.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -9,14 +9,14 @@ use wasmparser::{Parser, Payload};
 
 use crate::sandbox::Kind;
 
-/// The module of all imports of preview 1.
+/// The module name of all imports of preview 1.
 pub(super) const PREVIEW1: &str = provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
-/// What a program with a `main` exports.
+/// The function that a program with a `main` exports.
 const START: &str = "_start";
-/// How the name of the interface begins that ends a program in WASI 0.2.
+/// The prefix of the name of the interface that ends a program in WASI 0.2.
 const EXIT_INTERFACE: &str = "wasi:cli/exit@0.2.";
 
-/// What the adapter offers to programs, and what it takes from the host.
+/// The functions that the adapter provides to programs, and an interface that it imports.
 pub(super) struct Adapter {
     functions: HashSet<&'static str>,
     /// The interface that ends a program.
@@ -26,7 +26,7 @@ pub(super) struct Adapter {
 /// The adapter that this program contains.
 pub(super) static ADAPTER: LazyLock<Adapter> = LazyLock::new(|| {
     let mut adapter = Adapter { functions: HashSet::new(), exit: EXIT_INTERFACE };
-    // It is part of this program, so it can be read.
+    // The adapter is part of this program, so parsing it does not fail.
     let payloads = Parser::new(0).parse_all(provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER);
     for payload in payloads.flatten() {
         match payload {
@@ -45,7 +45,7 @@ pub(super) static ADAPTER: LazyLock<Adapter> = LazyLock::new(|| {
     adapter
 });
 
-/// The kind of a core module with these exports. None if no host runs it.
+/// The kind of a core module with these exports. None if a host can't run it.
 pub(super) fn kind<'a>(mut exports: impl Iterator<Item = &'a str> + Clone) -> Option<Kind> {
     match Kind::of_exports(exports.clone()) {
         Some(task @ (Kind::Task | Kind::TaskWithPlan)) => Some(task),
@@ -53,7 +53,7 @@ pub(super) fn kind<'a>(mut exports: impl Iterator<Item = &'a str> + Clone) -> Op
     }
 }
 
-/// Why no component can be made of a core module, as far as its names tell.
+/// Why a core module can't become a component, as far as the names of imports and exports show.
 pub(super) fn problem(
     kind: Option<Kind>,
     imports: &[String],
@@ -61,7 +61,7 @@ pub(super) fn problem(
 ) -> Option<String> {
     let is_reactor = || exports.iter().any(|name| name == "_initialize");
     match kind {
-        // The encoder compares its imports with the interface that it says it implements.
+        // The encoder checks the imports against the interface that the module says it implements.
         Some(Kind::Task | Kind::TaskWithPlan) => return None,
         Some(Kind::Program) => {}
         None if is_reactor() => {

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::compiler::{CompileLimits, Failed};
 use crate::digest::Digest;
 
-/// Deaths of compilers, or of compiling hosts, after which the component counts as the cause.
+/// The number of deaths of compilers or compiling hosts after which a component is quarantined.
 pub(super) const MAX_DEATHS: u32 = 2;
-/// The age after which a death no longer counts, since it may have had any cause.
+/// The age after which a death no longer counts, because it may have had another cause.
 pub(super) const DEATH_EXPIRES: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of a record.
 const MAX_RECORD_BYTES: u64 = 256 << 10;
@@ -32,13 +32,13 @@ pub(super) const MAX_RECORDS: usize = 1000;
 /// The contents of a `.trying` file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Trying {
-    /// Deaths so far.
+    /// The number of deaths so far.
     deaths: u32,
-    /// A compilation started and its end is not recorded.
+    /// True if a compilation has started and its end is not recorded.
     is_under_way: bool,
 }
 
-/// Failures and deaths in memory, where they can't be stored on disk.
+/// Failures and deaths that are kept in memory because they can't be stored on disk.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(Mutex<HashMap<Digest, Known>>);
 
@@ -72,7 +72,7 @@ impl Unstored {
     fn known<T>(&self, digest: Digest, change: impl FnOnce(&mut Known) -> T) -> T {
         let mut all = self.all();
         if all.len() >= MAX_RECORDS && !all.contains_key(&digest) {
-            // Compiling some of them again does less harm than growing.
+            // The memory must stay bounded, even if some components are then compiled again.
             all.clear();
         }
         change(all.entry(digest).or_default())
@@ -107,7 +107,7 @@ pub(super) fn parse_failed(text: &[u8]) -> serde_json::Result<Failed> {
     serde_json::from_slice(text)
 }
 
-/// Parses the record of a compilation under way. A damaged one counts as none.
+/// Parses the record of a compilation under way. A damaged record counts as an empty one.
 pub(super) fn parse_trying(text: &[u8]) -> Trying {
     serde_json::from_slice(text).unwrap_or_default()
 }
@@ -118,8 +118,8 @@ fn age(path: &Path) -> Option<Duration> {
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
-/// The lock for compiling one component, among hosts that share a cache. It is released on drop,
-/// and by the kernel when its holder dies.
+/// The lock for compiling one component, shared by the hosts of a cache. Dropping the value
+/// releases the lock. The kernel releases it when its holder dies.
 #[derive(Debug)]
 pub(super) struct CompileLock {
     path: PathBuf,
@@ -165,7 +165,7 @@ impl CompileLock {
         }
     }
 
-    /// How many compilations of this component ended by a death.
+    /// The number of compilations of this component that ended with a death.
     pub(super) fn deaths(&self) -> u32 {
         self.deaths
     }
@@ -182,7 +182,7 @@ impl CompileLock {
         self.deaths
     }
 
-    /// Forgets the deaths: they are recorded elsewhere, or explained.
+    /// Sets the number of deaths to zero, because they no longer matter.
     pub(super) fn forget_deaths(&mut self) {
         self.deaths = 0;
     }
@@ -197,7 +197,7 @@ impl CompileLock {
 
 impl Drop for CompileLock {
     fn drop(&mut self) {
-        // A waiting host has the file open and notices the removal when it gets the lock.
+        // A waiting host has the file open and notices the removal when it takes the lock.
         let kept = self.deaths > 0 && self.write(false).is_ok();
         if !kept {
             let _ = fs::remove_file(&self.path);
@@ -242,7 +242,7 @@ pub fn forget_quarantined(dir: &Path) -> io::Result<()> {
         }
     }
     for path in records(dir, "trying") {
-        // A lock that no host holds is removed when it is dropped.
+        // Dropping a lock without deaths removes its file.
         if let Ok(Some(mut lock)) = CompileLock::try_take(&path) {
             lock.forget_deaths();
         }

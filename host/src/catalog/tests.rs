@@ -1,5 +1,5 @@
-//! From a name to a component, by hosts that share a cache. The test program itself is what
-//! compiles.
+//! Tests of catalogs, some of which share a cache. The test program itself is the compiling
+//! process.
 
 mod hostile;
 
@@ -21,9 +21,9 @@ use crate::cache::CacheOptions;
 use crate::sandbox::Mode;
 use crate::spill::SpillDir;
 
-/// The variable that makes the test program compile.
+/// The variable that makes the test program a compiling process.
 pub(super) const COMPILES: &str = "TASK_HOST_TEST_COMPILES";
-/// The arguments with which it does.
+/// The arguments that make the test program compile.
 const COMPILE: [&str; 3] = [
     "--exact",
     "catalog::child::tests::this_program_compiles_where_that_is_asked_for",
@@ -72,7 +72,7 @@ impl Fixture {
         Self { root, name: TaskName::new("A").unwrap(), cache_size: 1 << 30, limits: LIMITS }
     }
 
-    /// Compiles by this program, and keeps the numbers of its processes.
+    /// A compiler that runs this program and records the ids of its processes.
     fn compiler(&self) -> Compiler {
         let script = format!("echo $$ >> {}; exec \"$0\" \"$@\"", self.starts_path().display());
         let program = std::env::current_exe().unwrap();
@@ -87,13 +87,13 @@ impl Fixture {
         self.root.path().join("starts")
     }
 
-    /// The processes that were started to compile.
+    /// The ids of the processes that were started to compile.
     fn starts(&self) -> Vec<i32> {
         let starts = fs::read_to_string(self.starts_path()).unwrap_or_default();
         starts.lines().map(|pid| pid.parse().unwrap()).collect()
     }
 
-    /// A host of its own, on the same bucket and cache directory.
+    /// The catalog of a new host with the same bucket and cache directory.
     fn catalog(&self) -> Catalog {
         let bucket = DirBucket::create(&self.root.path().join("bucket")).unwrap();
         self.catalog_of(Arc::new(bucket))
@@ -124,7 +124,7 @@ impl Fixture {
         fs::rename(self.root.path().join(new), self.root.path().join(file)).unwrap();
     }
 
-    /// A bucket of a cloud with the component.
+    /// A bucket that is not local, with the component.
     async fn remote(&self, wasm: Vec<u8>) -> Arc<dyn Bucket> {
         self.put_into(Arc::new(InMemory::new()), wasm).await
     }
@@ -160,7 +160,7 @@ async fn a_component_is_compiled_once_however_many_ask() {
     let files = fixture.compiled();
     assert_eq!(files.len(), 1, "one file of compiled code, no lock, nothing temporary: {files:?}");
     let written = fs::metadata(&files[0]).unwrap().modified().unwrap();
-    // A host that starts later loads what is there.
+    // A host that starts later loads the stored code.
     find(&fixture.catalog(), &fixture).await.unwrap();
     assert_eq!(fs::metadata(&files[0]).unwrap().modified().unwrap(), written);
 }
@@ -190,7 +190,7 @@ async fn a_component_of_a_cloud_does_not_cost_a_request_for_each_task() {
     let bucket = fixture.put_into(store.clone(), component(End::Done)).await;
     let catalog = fixture.catalog_of(bucket);
     find(&catalog, &fixture).await.unwrap();
-    // Whoever asks now hears that there is none.
+    // From now on, a request to the bucket finds no component.
     let all = store.list(None).map_ok(|found| found.location).boxed();
     let removed: Vec<_> = store.delete_stream(all).try_collect().await.unwrap();
     assert_eq!(removed.len(), 1);
@@ -207,7 +207,7 @@ async fn damaged_code_is_compiled_again_and_never_run() {
     let half = whole.len() / 2;
     let mut flipped = whole.clone();
     flipped[half] ^= 1;
-    // What a power cut leaves: the length is right, and blocks are missing.
+    // A file as a power cut leaves it: the length is right, and blocks are missing.
     let mut zeros = whole.clone();
     zeros[4096..half].fill(0);
     let mut garbage = whole.clone();
@@ -303,7 +303,7 @@ async fn what_a_killed_host_left_in_compiled_is_removed_and_a_live_ones_files_st
     for file in &left {
         fs::write(file, "half").unwrap();
     }
-    // What is left of a compilation counts for a day.
+    // The record of a compilation counts for a day.
     let old = std::time::SystemTime::now() - 2 * DEATH_EXPIRES;
     fs::File::options().write(true).open(&left[1]).unwrap().set_modified(old).unwrap();
     let held = kept.with_extension("2.tmp");
@@ -330,7 +330,7 @@ async fn compiled_code_has_a_bound_and_what_was_used_last_stays() {
     fixture.catalog();
     assert_eq!(fixture.compiled().len(), 1, "the next start finds it");
 
-    // Of the code for another engine, what was used lately stays.
+    // Recently used code for another engine stays.
     let other = fixture.root.path().join("cache/compiled/0123456789abcdef");
     fs::create_dir(&other).unwrap();
     let days = |days: u64| {

@@ -1,10 +1,11 @@
-//! Which components may run: listed digests, and signatures.
+//! Decides which components may run: by lists of digests, and by signatures.
 //!
-//! A signature is one of minisign, of the component's bytes. Its trusted comment, which is signed as
-//! well, has to have the field `file:NAME.wasm`. minisign writes this field by itself for a file of
-//! that name. So a signed component can't be put in the place of another.
+//! A signature is a minisign signature of the component's bytes. Its trusted comment, which is also
+//! signed, must have the field `file:NAME.wasm`. minisign writes this field for a file of that
+//! name. So a signed component can't replace a component of another name.
 //!
-//! What is verified are the bytes of one digest, and this digest is then what is compiled and run.
+//! The host verifies the bytes of one digest, and then compiles and runs the component of this
+//! digest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
@@ -18,12 +19,12 @@ use tokio::time::Instant;
 use crate::digest::Digest;
 use crate::key::TaskName;
 
-/// The most bytes of a signature's file.
+/// The most bytes of a signature file.
 pub const MAX_SIGNATURE: u64 = 16 << 10;
-/// How long a component and its signature may differ until this is logged: while somebody replaces
-/// both, a host may see one old and one new.
+/// How long a component and its signature may mismatch before this is logged. While both are being
+/// replaced, a host may see one old and one new file.
 const REPLACING: Duration = Duration::from_secs(10);
-/// How long a component counts as a problem after a task last asked for it.
+/// How long a problem of a component is reported after a task last asked for the component.
 const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// Public keys of minisign.
@@ -31,7 +32,7 @@ const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 pub struct Keys(Arc<Vec<PublicKey>>);
 
 impl Keys {
-    /// Reads keys as minisign writes them: a line of Base64 each, and comments.
+    /// Reads keys in minisign's format: one line of Base64 for each key, and comments.
     ///
     /// # Errors
     /// Names the line that is not a key.
@@ -53,11 +54,11 @@ impl Keys {
         }
     }
 
-    /// Checks that `signature` is for the component `name` with the bytes of `wasm`. Returns their
-    /// digest.
+    /// Checks that `signature` is for the component `name` with the bytes of `wasm`. Returns the
+    /// digest of the bytes.
     ///
     /// # Errors
-    /// Why it is not, or the error of reading `wasm`.
+    /// Why the signature is not valid, or the error of reading `wasm`.
     pub fn verify(
         &self,
         name: &TaskName,
@@ -94,12 +95,12 @@ impl Keys {
     }
 }
 
-/// Why bytes are not verified.
+/// Why a signature could not be verified.
 #[derive(Debug)]
 pub enum Unverified {
-    /// The signature is not valid for them. Says why.
+    /// The signature is not valid for the bytes. The text says why.
     Invalid(String),
-    /// They could not be read.
+    /// The bytes could not be read.
     Unread(io::Error),
 }
 
@@ -110,11 +111,11 @@ fn decode(signature: &[u8]) -> Result<Signature, String> {
     decoded.ok_or_else(|| "its signature is not a file of minisign".to_owned())
 }
 
-/// What is wrong with a signature for a component of that name, without its bytes and keys. Also
-/// the signature's trusted comment.
+/// Returns the trusted comment of a signature, and what is wrong with the signature for a component
+/// of that name. Does not check the component's bytes or the key.
 ///
 /// # Errors
-/// The bytes are not those of a signature.
+/// When the bytes are not a signature.
 pub fn look_at_signature(
     name: &TaskName,
     signature: &[u8],
@@ -134,7 +135,7 @@ fn name_problem(name: &TaskName, signature: &Signature) -> Option<String> {
     })
 }
 
-/// A reader that shows everything to verifiers.
+/// A reader that passes everything it reads to verifiers.
 struct Verifying<'a, R> {
     wasm: R,
     verifiers: Vec<StreamVerifier<'a>>,
@@ -150,19 +151,19 @@ impl<R: Read> Read for Verifying<'_, R> {
     }
 }
 
-/// What settings say about the components that may run.
+/// The settings that decide which components may run.
 #[derive(Debug, Default)]
 pub struct Policy {
-    /// The digests that may run as a name. A name that is not here may have any.
+    /// The allowed digests of each name. A name that is not listed may have any digest.
     pub digests: BTreeMap<TaskName, BTreeSet<Digest>>,
-    /// If set, each component needs a signature by one of these.
+    /// If set, each component needs a signature by one of these keys.
     pub keys: Option<Keys>,
     /// If set, tasks of other names are rejected.
     pub names: Option<BTreeSet<TaskName>>,
 }
 
 impl Policy {
-    /// Why a component with this digest may not run as `name`, apart from its signature.
+    /// Why a component with this digest may not run as `name`. Ignores its signature.
     pub fn refuses(&self, name: &TaskName, digest: Digest) -> Option<String> {
         let allowed = self.digests.get(name).filter(|allowed| !allowed.contains(&digest))?;
         let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
@@ -174,7 +175,7 @@ impl Policy {
     }
 }
 
-/// What was found out about a component.
+/// The result of checking a component.
 #[derive(Debug)]
 enum Found {
     Trusted(Digest),
@@ -192,12 +193,12 @@ struct Distrusted {
     is_told: bool,
 }
 
-/// The policy, and what was found out about each name.
+/// The policy, and the result of the last check of each name.
 #[derive(Debug)]
 pub(super) struct Trust {
     pub(super) policy: Policy,
     found: Mutex<HashMap<TaskName, Found>>,
-    /// Held by the one that reads and verifies a component.
+    /// Held while a component is read and verified.
     pub(super) verifying: tokio::sync::Mutex<()>,
 }
 
@@ -206,12 +207,12 @@ impl Trust {
         Self { policy, found: Mutex::default(), verifying: tokio::sync::Mutex::default() }
     }
 
-    /// Whether the component was found to be trusted.
+    /// Whether a check found that the component may run.
     pub(super) fn is_trusted(&self, name: &TaskName, digest: Digest) -> bool {
         matches!(self.found.lock().get(name), Some(Found::Trusted(known)) if *known == digest)
     }
 
-    /// What was wrong with the component when it had this signature.
+    /// The problem that the last check found, if the digest and the signature are still the same.
     pub(super) fn known_problem(
         &self,
         name: &TaskName,
@@ -233,7 +234,7 @@ impl Trust {
         }
     }
 
-    /// Remembers and logs why a component may not run now. Returns for how long that has been so.
+    /// Records and logs why a component may not run now. Returns how long this has been the case.
     pub(super) fn distrusts(
         &self,
         now: Instant,
@@ -263,7 +264,7 @@ impl Trust {
         now - since
     }
 
-    /// What was logged and still holds, as far as is known.
+    /// The problems that were logged and still exist, as far as is known.
     pub(super) fn problems(&self) -> Vec<String> {
         let all = self.found.lock();
         let mut problems: Vec<String> = all
@@ -284,7 +285,7 @@ impl Trust {
 mod tests {
     use super::*;
 
-    // Of the tests of minisign-verify: the text `test`, in a file of this name.
+    // A key from the tests of minisign-verify.
     const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
 
     #[test]
@@ -319,7 +320,7 @@ mod tests {
         assert_eq!((distrust(now + REPLACING), trust.problems().len()), (REPLACING, 1));
         trust.trusts(&name, digest);
         assert!(trust.problems().is_empty() && trust.is_trusted(&name, digest));
-        // A digest that is not listed is one at once.
+        // A digest that is not listed is a problem at once.
         trust.distrusts(now, &name, Digest::of(b"2"), None, "its digest is not listed", false);
         assert_eq!(trust.problems(), ["component a may not run: its digest is not listed"]);
     }

@@ -1,17 +1,17 @@
-//! The line of an error that tells the cause: after a traceback, a thread's name, a position.
+//! Finds the line of an error that tells the cause, after a traceback, thread name or position.
 
 const PYTHON: &str = "Traceback (most recent call last)";
 const RUST: &str = "panicked at ";
 const JULIA: &str = "nested task error: ";
-/// The calls of a guest, which some errors begin with.
+/// The prefixes of errors that name the guest's call.
 const CALLS: [&str; 4] = ["instantiate: ", "prepare: ", "execute: ", "finalize: "];
 
-/// The line that tells the cause.
+/// The line of an error that tells the cause.
 pub(super) fn of(text: &str) -> &str {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = without_call(lines.clone().next().unwrap_or_default().trim());
     if first.starts_with(PYTHON) {
-        // The exception follows the frames, which are indented.
+        // The exception follows the indented frames.
         let is_frame = |line: &&str| line.starts_with([' ', '\t']) || line.starts_with(PYTHON);
         return lines.rfind(|line| !is_frame(line)).unwrap_or(first).trim();
     }
@@ -36,7 +36,7 @@ fn without_call(line: &str) -> &str {
     CALLS.iter().find_map(|call| line.strip_prefix(call)).unwrap_or(line)
 }
 
-/// What follows a position such as `src/lib.rs:10:44:`; everything if there is none.
+/// The text after a position such as `src/lib.rs:10:44:`. The whole text if there is no position.
 fn after_position(text: &str) -> &str {
     let colons = text.match_indices(':');
     for (at, _) in colons {

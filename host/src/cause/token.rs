@@ -1,4 +1,4 @@
-//! What a run of characters in an error is: a word, a number, or a thing that differs between tasks.
+//! Classifies the tokens of an error: words, numbers, and things that differ between tasks.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ pub(super) const OTHER: &str = "…";
 
 /// Words with a slash that are not paths.
 const SLASHED: [&str; 6] = ["and/or", "i/o", "input/output", "n/a", "read/write", "tcp/ip"];
-/// Words after which a number names an error: a status of HTTP, an exit code, a signal.
+/// Words after which a number names an error: an HTTP status, an exit code, a signal.
 const CODES: [&str; 6] = ["code", "errno", "exit", "http", "signal", "status"];
-/// Names of types and encodings that end with a number of bits.
+/// Names of types, hashes and encodings that end with a number.
 const TYPES: [&str; 12] =
     ["base", "bool", "complex", "f", "float", "i", "int", "latin-", "sha-", "u", "uint", "utf-"];
-/// Units, which change with the size of a number.
+/// Units of numbers. They are removed, because they differ with the size of the number.
 const UNITS: [&str; 20] = [
     "B", "GB", "GiB", "KB", "KiB", "MB", "MiB", "PiB", "TB", "TiB", "h", "hours", "kB", "m", "min",
     "ms", "ns", "s", "us", "µs",
 ];
-/// Endings of files with code. Their names are the same for all tasks.
+/// Extensions of source files. The names of these files are the same for all tasks.
 const SOURCES: [&str; 14] =
     ["c", "cc", "cpp", "cs", "go", "h", "java", "jl", "js", "mjs", "py", "rb", "rs", "ts"];
-/// Digits of a number that may be a code.
+/// The most digits of a number that may be a code.
 const CODE: usize = 3;
-/// Characters of an id with digits and letters, at least.
+/// The fewest characters of an id with digits and letters.
 const ID: usize = 16;
-/// Digits and letters of a hexadecimal id, at least.
+/// The fewest digits and letters of a hexadecimal id.
 const HEX: usize = 4;
 
-/// What a token is.
+/// The kind of a token.
 pub(super) enum Kind<'a> {
     Number,
     Other,
@@ -37,14 +37,14 @@ pub(super) enum Kind<'a> {
     Word(Cow<'a, str>),
 }
 
-/// True for a character of a token. Others separate tokens.
+/// True for a character that can be part of a token. All others separate tokens.
 pub(super) fn is_part(c: char) -> bool {
     c.is_alphanumeric()
         || matches!(c, '_' | '-' | '.' | '/' | ':' | '@' | '~' | '+' | '\\' | '?' | '&' | '*')
         || matches!(c, '!' | '\u{300}'..='\u{36f}' | '…')
 }
 
-/// The length of the token at the start of a text. A URL reaches to a space, a quotation mark or a
+/// The length of the token at the start of a text. A URL ends at white space, a quotation mark or a
 /// bracket.
 pub(super) fn len(text: &str) -> usize {
     let len = text.find(|c| !is_part(c)).unwrap_or(text.len());
@@ -55,7 +55,7 @@ pub(super) fn len(text: &str) -> usize {
     }
 }
 
-/// What a token is that follows the two words.
+/// Classifies a token. `before` are the two words before it.
 pub(super) fn kind<'a>(token: &'a str, before: [&str; 2]) -> Kind<'a> {
     let has_digit = token.bytes().any(|byte| byte.is_ascii_digit());
     let is_digit = |c: char| c.is_ascii_digit();
@@ -86,7 +86,7 @@ pub(super) fn kind<'a>(token: &'a str, before: [&str; 2]) -> Kind<'a> {
     })
 }
 
-/// Numbers, times, addresses of numbers, and numbers with a unit.
+/// True for numbers, times, addresses in digits, and numbers with a unit.
 fn is_number(token: &str) -> bool {
     if token.starts_with("0x") {
         return true;
@@ -109,7 +109,7 @@ fn is_code_after([first, second]: [&str; 2]) -> bool {
         || is(second, "error") && (is(first, "os") || is(first, "http"))
 }
 
-/// The name of a file with code, without its directories.
+/// The name of a source file, without its directories.
 fn source(token: &str) -> Option<&str> {
     let name = token.rsplit(['/', '\\']).next()?;
     let (stem, ending) = name.rsplit_once('.')?;
@@ -117,7 +117,7 @@ fn source(token: &str) -> Option<&str> {
     is_source.then_some(name)
 }
 
-/// Paths, URLs and addresses.
+/// True for paths, URLs and addresses.
 fn is_place(token: &str) -> bool {
     let is_slashed = || SLASHED.iter().any(|word| token.eq_ignore_ascii_case(word));
     token.contains('/') && token.len() > 1 && !is_slashed()
@@ -126,7 +126,7 @@ fn is_place(token: &str) -> bool {
         || token.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
 }
 
-/// A file's name: a stem, and an ending of two to five small letters or digits.
+/// True for a file name: a stem, and an extension of two to five lower-case letters or digits.
 fn is_file(token: &str) -> bool {
     let is_ending = |ending: &str| {
         (2..=5).contains(&ending.len())
@@ -137,7 +137,7 @@ fn is_file(token: &str) -> bool {
     token.rsplit_once('.').is_some_and(|(stem, ending)| is_stem(stem) && is_ending(ending))
 }
 
-/// Ids: hexadecimal numbers, and long or mixed runs of digits and letters.
+/// True for ids: hexadecimal numbers, and runs of mixed digits and letters.
 fn is_id(token: &str) -> bool {
     let (mut changes, mut digits, mut letters, mut is_hex) = (0, 0, 0, true);
     let mut last = None;
@@ -154,8 +154,8 @@ fn is_id(token: &str) -> bool {
         || is_hex && digits + letters >= 2 * ID
 }
 
-/// True for code in backticks: paths such as `Option::unwrap()`, variants such as `None`, and options
-/// such as `--timeout`.
+/// True if a text in backticks is code: a path such as `Option::unwrap()`, a variant such as
+/// `None`, or an option such as `--timeout`.
 pub(super) fn is_code(quoted: &str) -> bool {
     let is_of_option = |c: char| c.is_ascii_lowercase() || c == '-';
     if quoted.strip_prefix("--").is_some_and(|name| name.chars().all(is_of_option)) {
@@ -188,7 +188,7 @@ fn with_marks(token: &str) -> Cow<'_, str> {
     marked.into()
 }
 
-/// What follows a number, without its unit.
+/// The text after a number, without the number's unit.
 pub(super) fn without_unit(rest: &str) -> &str {
     let Some(after) = rest.strip_prefix(' ') else { return rest };
     let len = after.find(|c: char| !c.is_alphanumeric()).unwrap_or(after.len());

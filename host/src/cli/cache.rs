@@ -87,7 +87,7 @@ pub(crate) struct Verify {
     flags: Flags<CacheOnly>,
 }
 
-/// What a check found, as `--json` prints it.
+/// The result of a check, as `--json` prints it.
 #[derive(Serialize)]
 struct Report<'a> {
     dir: &'a str,
@@ -158,7 +158,7 @@ impl Verify {
     }
 }
 
-/// Whether there is a cache. Says so if not.
+/// Returns whether the cache exists. If not, tells the user.
 fn is_there(dir: &Path) -> bool {
     let is_there = dir.exists();
     if !is_there {

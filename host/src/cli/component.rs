@@ -97,7 +97,7 @@ pub(crate) struct Push {
     flags: Flags<settings::Components>,
 }
 
-/// What was pushed, as `--json` prints it.
+/// The result of a push, as `--json` prints it.
 #[derive(Serialize)]
 struct Pushed {
     name: String,
@@ -135,7 +135,7 @@ impl Push {
         check(&self.file, &bytes)?;
         let signature = self.signature.as_deref();
         let signature = signature::to_push(&settings, &name, &bytes, signature)?;
-        // Only the sandbox itself tells whether it can run the component.
+        // Imports and exports do not show everything: compile the component, as a host would.
         let ready = LocalRunner::open(&settings)?.compile(&self.file, &bytes).await?;
         let kind = ready.guest.kind();
 
@@ -177,8 +177,8 @@ impl Push {
     }
 }
 
-/// Removes the version of a push that failed: a disk that is full would stay full. It stays if the
-/// component got to its place, and only a later step failed.
+/// Removes the version that a failed push left, so that a full disk does not stay full. Keeps the
+/// version if the component itself was written and only a later step failed.
 async fn forget(store: &ComponentStore, name: &TaskName, version: &TaskName, bytes: &[u8]) {
     let now = store.bucket.digest(&store.key(name)).await;
     if now.is_ok_and(|(digest, _)| digest == Digest::of(bytes)) {
@@ -193,7 +193,7 @@ async fn forget(store: &ComponentStore, name: &TaskName, version: &TaskName, byt
     }
 }
 
-/// The given name, or the file's name without its ending.
+/// The name of a task: the given name, or the file's name without its extension.
 pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<TaskName> {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let text = given.unwrap_or(stem);
@@ -203,12 +203,12 @@ pub(crate) fn task_name(given: Option<&str>, file: &Path) -> anyhow::Result<Task
     })?)
 }
 
-/// The bytes of a file that may be a component.
+/// Reads the bytes of a component's file.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(file).map_err(|e| Advice::failed(format!("{}: {e}", output::path(file))))?)
 }
 
-/// Checks that a file can be a task's component or program, as far as its imports and exports tell.
+/// Checks the imports and exports of a file that is to be a task's component or program.
 pub(crate) fn check(file: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let contents = Contents::of(bytes);
     let problem = match &contents {
@@ -253,7 +253,7 @@ struct Inspected {
     name: String,
     place: String,
     digest: String,
-    /// What is known of its signature.
+    /// The state of its signature, in words.
     signature: String,
     size: u64,
     #[serde(flatten)]

@@ -1,14 +1,15 @@
-//! Asks before something is changed that can't be undone.
+//! Asks for confirmation before a change that can't be undone.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use super::exit_code::Advice;
 use super::output;
 
-/// Asks whether to go on, unless `yes`. `what` says what is there, and `question` what would be done.
+/// Asks for confirmation, unless `yes` is set. `what` describes the current state, and `question`
+/// the change.
 ///
 /// # Errors
-/// When the answer is no, or when there is no terminal to ask on.
+/// If the answer is no, or if standard input is not a terminal.
 pub(crate) fn confirm(yes: bool, what: &str, question: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());

@@ -1,6 +1,8 @@
-//! Standard error: log lines for people or as JSON, and progress bars that log lines don't tear.
+//! Standard error: log lines, for people or as JSON, and progress bars. Bars are hidden while a log
+//! line is written.
 //!
-//! `tracing-indicatif` would replace a dozen lines of this file, and not the escapes.
+//! `tracing-indicatif` would replace only a dozen lines of this file, and it does not escape
+//! control characters.
 
 mod guest;
 mod human;
@@ -26,7 +28,7 @@ const QUIET: &str = "aws_config=error,aws_runtime=error,aws_sdk_sqs=error,aws_sm
     h2=error,hyper=error,hyper_util=error,object_store=error,reqwest=error,rustls=error,\
     tonic=error,tower=error";
 
-/// Standard error. After a bar may be shown, everything is written through this type.
+/// Standard error. Once a bar may be shown, all output must go through this type.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
     bars: MultiProgress,
@@ -37,7 +39,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Starts logging as the settings say.
+    /// Starts logging with the given settings.
     pub(crate) fn open(settings: &DisplaySettings) -> Self {
         let is_terminal = io::stderr().is_terminal();
         let is_json = match settings.log_format {
@@ -54,7 +56,7 @@ impl Console {
         Self::start(&level, is_json, settings.progress)
     }
 
-    /// Starts logging of warnings for people: for all commands but `host run`.
+    /// Starts logging of warnings for people, for all commands except `host run`.
     pub(crate) fn plain(progress: When) -> Self {
         let level = match verbosity() {
             ..=0 => "warn",
@@ -82,7 +84,7 @@ impl Console {
         console
     }
 
-    /// The place for progress bars, if they are to be shown.
+    /// The progress bars, if they are to be shown.
     pub(crate) fn live(&self) -> Option<&MultiProgress> {
         (self.is_terminal && !self.is_json && self.progress != When::Never).then_some(&self.bars)
     }
@@ -92,21 +94,21 @@ impl Console {
         self.live().is_none() && self.progress != When::Never
     }
 
-    /// Writes bytes to standard error, with bars removed meanwhile.
+    /// Hides the bars, and writes bytes to standard error.
     fn write(&self, bytes: &[u8]) {
-        // If standard error is closed, the failure has nowhere to go.
+        // If standard error is closed, the failure can't be reported.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
     }
 
-    /// The same as [`Console::tell`], unless --quiet is given: for what is neither a result nor a
-    /// problem.
+    /// Like [`Console::tell`], but silent with `--quiet`. For lines that are neither results nor
+    /// problems.
     pub(crate) fn note(&self, line: impl std::fmt::Display) {
         if !is_quiet() {
             self.tell(line);
         }
     }
 
-    /// Writes a line to standard error, with bars removed meanwhile. A terminal obeys nothing in it.
+    /// Hides the bars, and writes a line to standard error. Control characters in it are escaped.
     pub(crate) fn tell(&self, line: impl std::fmt::Display) {
         let line = line.to_string();
         self.write(format!("{}\n", plain::escape_lines(&line)).as_bytes());
@@ -118,7 +120,7 @@ fn has_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A log line, which is collected and written as a whole.
+/// A log line. It is collected and then written in one piece.
 pub(crate) struct Line {
     console: Console,
     bytes: Vec<u8>,

@@ -1,7 +1,7 @@
 //! `host dashboard`: the status page of all hosts of a queue, over HTTP and read-only.
 //!
-//! The queue and the heartbeats are looked at only while somebody looks at the page, and once for all who
-//! do.
+//! The queue and the heartbeats are read only while a browser shows the page, and once for all
+//! browsers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Dashboard {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let runtime = super::runtime()?;
         let exit = runtime.block_on(self.serve());
-        // A call to a file system may hang.
+        // Don't wait for file system calls, which may hang.
         runtime.shutdown_background();
         exit
     }
@@ -93,12 +93,13 @@ struct Shared {
 
 struct Seen {
     watcher: Watcher,
-    /// The last overview, as JSON, and when it was made.
+    /// The time of the last overview, and the overview as JSON.
     last: Option<(Instant, Arc<str>)>,
 }
 
 impl Shared {
-    /// What is known now, as JSON. Those who ask at about the same time get the same.
+    /// The latest overview as JSON, at most `every` old. Requests within this time share one
+    /// overview.
     async fn latest(&self) -> Arc<str> {
         let mut seen = self.seen.lock().await;
         if let Some((at, json)) = &seen.last
@@ -107,7 +108,7 @@ impl Shared {
             return json.clone();
         }
         let overview = seen.watcher.look().await;
-        // Texts can always be written as JSON.
+        // An overview can always be written as JSON.
         let json = output::json_line(&overview).unwrap_or_default();
         let json: Arc<str> = String::from_utf8_lossy(&json).into();
         seen.last = Some((Instant::now(), json.clone()));
@@ -115,7 +116,7 @@ impl Shared {
     }
 }
 
-/// The page, its events, and the same as JSON.
+/// The page, its events, and the overview as JSON.
 fn router(shared: Arc<Shared>) -> Router {
     let followed = shared.clone();
     let figures = move || {

@@ -7,15 +7,16 @@ use task_host::transfer::objects::{self, Ids, PLACEHOLDERS, Pattern, TaskTemplat
 
 use super::exit_code::Advice;
 
-/// How to have a placeholder as a text.
+/// How to keep a placeholder as text.
 const HOW_TO_KEEP_BRACES: &str =
     "to keep it as it is, write its brace as \\u007b, which JSON reads as {";
 
-/// The options of [`Described`], for those that exclude all of them. To exclude only `--name` is not
-/// enough: clap does not ask for a required option that is excluded, so it would accept the others.
+/// The options of [`Described`], for options that exclude all of them. Excluding only `--name` is
+/// not enough: clap does not ask for a required option that is excluded, so it would accept the
+/// others.
 pub(crate) const DESCRIBED: [&str; 7] =
     ["name", "base_directory", "inputs", "payload", "id", "each", "ids"];
-/// The same without `--name`, which can also choose among tasks that exist.
+/// [`DESCRIBED`] without `--name`, which can also choose among existing tasks.
 pub(crate) const DESCRIBED_BUT_NAME: [&str; 6] =
     ["base_directory", "inputs", "payload", "id", "each", "ids"];
 
@@ -66,7 +67,7 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    /// The message of the one task that the options describe, if they do.
+    /// The message of the task that the options describe. None without `--name`.
     pub(crate) fn task(&self) -> anyhow::Result<Option<String>> {
         let Some(name) = &self.name else { return Ok(None) };
         let payload = self.payload()?;
@@ -101,13 +102,13 @@ impl Described {
         Some((self.name.as_deref()?, self.base_directory.as_deref(), &self.inputs))
     }
 
-    /// The objects to create tasks for, if the options say so.
+    /// The pattern of the objects to create tasks for: `--each`.
     pub(crate) fn pattern(&self) -> anyhow::Result<Option<Pattern>> {
         let pattern = self.each.as_deref().map(Pattern::new).transpose();
         Ok(pattern.map_err(|error| Advice::usage(format!("--each: {error}")))?)
     }
 
-    /// What the tasks for these objects have in common.
+    /// The template of the tasks that `--each` creates.
     pub(crate) fn template(&self) -> anyhow::Result<TaskTemplate> {
         let base = |base: &String| {
             Prefix::new(base.trim_end_matches('/'))
@@ -139,7 +140,7 @@ impl Described {
     }
 }
 
-/// Options that can't become a task.
+/// The error for options that do not describe a valid task.
 pub(crate) fn draft_error(error: DecodeError) -> Advice {
     if error.at == message::PAYLOAD {
         Advice::usage(format!("--payload {}", error.problem))
@@ -149,7 +150,7 @@ pub(crate) fn draft_error(error: DecodeError) -> Advice {
     }
 }
 
-/// The text of `--payload`: itself, or what the file of `@FILE` contains.
+/// The payload: the text of `--payload` itself, or for `@FILE` the contents of the file.
 pub(crate) fn payload(text: &str) -> anyhow::Result<String> {
     let Some(file) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
     let read = std::fs::read_to_string(file);

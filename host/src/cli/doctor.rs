@@ -29,14 +29,14 @@ use machine::Use;
 
 /// How long a queue or a bucket may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The error reports that are read, and the causes that are named.
+/// The maximum number of error reports that are read, and of causes that are named.
 const REPORTS: u64 = 1000;
 const CAUSES: usize = 3;
-/// Components that are listed by name.
+/// The maximum number of components that are listed by name.
 const NAMED: usize = 5;
-/// Components that are counted.
+/// The maximum number of components that are counted.
 const COUNTED: usize = 1000;
-/// Components whose signatures are verified.
+/// The maximum number of components whose signatures are verified.
 const VERIFIED: usize = 100;
 
 /// Options of `host doctor`.
@@ -139,7 +139,7 @@ async fn look(config: &Config, bucket_is_made: bool, findings: &mut Vec<Finding>
     findings.push(machine::compiler(config).await);
 }
 
-/// How the queues are set up, including the dead-letter queue of the service.
+/// The configuration of the queues, including the service's dead-letter queue.
 async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues {
     let dead_letters = match &tasks.dead_letter_queue {
         Some(url) => match url.parse() {
@@ -152,7 +152,7 @@ async fn queues(config: &Config, tasks: Facts, errors: Option<Facts>) -> Queues 
     Queues { tasks, errors, dead_letters, is_remote }
 }
 
-/// The settings that have to fit the queues.
+/// The settings that must fit the configuration of the queues.
 fn to_fit(config: &Config) -> fit::Settings {
     let limits = config.limits();
     let longest = limits.most(|limits| limits.time);
@@ -170,13 +170,13 @@ async fn facts_of(queue: &Address, access: &Access) -> Result<Facts, QueueError>
     queue::admin(queue, access).await?.facts().await
 }
 
-/// What a host warns of when it starts, before it knows its queue.
+/// The warnings that a host logs when it starts, before it opens its queue.
 pub(crate) fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
     machine::memory(config).into_iter().filter(|finding| finding.level >= Level::Warn)
 }
 
-/// The problems that a host warns of when it starts. A queue that can't say how it is set up is not
-/// a problem, because tasks can be leased all the same.
+/// The problems of its queue that a host warns about when it starts. A queue whose configuration
+/// can't be read is not a problem, because tasks can still be leased.
 pub(crate) async fn problems(config: &Config) -> Vec<Finding> {
     if !config.queue.is_remote() {
         return Vec::new();
@@ -237,7 +237,8 @@ async fn look_at_queue(
     }
 }
 
-/// What is in the error queue. The reports of a service are only counted: reading takes leases.
+/// The contents of the error queue. The reports in a service's queue are only counted, because
+/// reading them takes leases.
 async fn look_at_errors(
     subject: &str,
     queue: &Address,
@@ -309,14 +310,14 @@ async fn look_at_bucket(
         Ok(opened) => opened,
         Err(error) => return Finding::new(Level::Problem, subject, error.to_string()),
     };
-    // Any prefix would do: the check is whether the bucket can be listed.
+    // Any prefix works: this only checks whether the bucket can be listed.
     let first = first(&*opened, &config.data.component_prefix);
     match tokio::time::timeout(PATIENCE, first).await {
         Ok(Ok(())) => match dir.filter(|_| role != "inputs") {
             Some(dir) => writable(subject, dir),
             None => Finding::new(Level::Ok, subject, "can be listed; writing was not tried"),
         },
-        // Web servers have no listings, and inputs are fetched by name.
+        // Web servers have no listings. Inputs are fetched by name, so this is not a problem.
         Ok(Err(error)) if address.is_read_only() => {
             Finding::new(Level::Note, subject, format!("can't be listed: {error}"))
         }
@@ -354,7 +355,7 @@ async fn components(config: &Config) -> Result<(Arc<dyn Bucket>, Prefix), bucket
     }
 }
 
-/// Checks that components may run, if settings restrict that.
+/// Checks that components may run, if settings restrict which ones may.
 async fn look_at_trust(config: &Config) -> Vec<Finding> {
     let policy = config.component_policy();
     if policy.digests.is_empty() && policy.keys.is_none() {
@@ -381,7 +382,7 @@ async fn look_at_trust(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// Looks for components, and for those of the tables `[tasks.NAME]`.
+/// Looks for components, including those that tables `[tasks.NAME]` are about.
 async fn look_for_components(config: &Config) -> Vec<Finding> {
     let subject = &format!("components {}", config.data.components_place());
     let counting = async {
@@ -407,7 +408,7 @@ async fn look_for_components(config: &Config) -> Vec<Finding> {
         return vec![finding.cure("push one with `host component push FILE`")];
     }
     names.sort();
-    // A list that was cut may lack the component of a table.
+    // A truncated list may lack the component of a table.
     let tables = config.tasks.keys().filter(|_| names.len() < COUNTED);
     let unused: Vec<Finding> = tables
         .filter(|name| !names.iter().any(|listed| listed == name.as_str()))

@@ -59,7 +59,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error for people, with its exit code and what to do about it.
+/// An error for people, with its exit code and a hint.
 #[derive(Debug)]
 pub(crate) struct Advice {
     problem: String,
@@ -94,7 +94,7 @@ impl std::error::Error for Advice {}
 
 /// Prints an error to standard error. Returns how the command ended.
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
-    // In `host queue ls | head`, the reader has seen enough.
+    // In `host queue ls | head`, the reader closes the pipe. That is not an error.
     let is_broken_pipe = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     };
@@ -109,12 +109,12 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
     advice.map_or(Exit::Failed, |advice| advice.exit)
 }
 
-/// An error with its causes, as far as they are words for people.
+/// An error with its causes, except those that are not written for people.
 fn words(error: &anyhow::Error) -> String {
     let mut told = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        // An error of the library includes its cause. What is below that are the words of a service
-        // or of another library, such as XML.
+        // An error of the library includes the text of its cause. The causes below it come from a
+        // service or another library, and may be XML.
         if told.contains(&cause) {
             break;
         }

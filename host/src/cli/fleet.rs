@@ -1,4 +1,4 @@
-//! `host fleet`: starts, watches and stops workers on an engine that is there already.
+//! `host fleet`: starts, watches and stops workers on an existing engine.
 
 mod options;
 mod queues;
@@ -67,7 +67,7 @@ impl Fleet {
     }
 }
 
-/// The settings of commands about a fleet that exists. The fleet's own settings come from the engine.
+/// The settings of commands about an existing fleet. The fleet's own settings come from the engine.
 #[derive(Debug)]
 pub(crate) struct FleetOnly;
 impl Group for FleetOnly {
@@ -90,10 +90,10 @@ fn name(text: &str) -> Result<FleetName, String> {
     text.parse().map_err(|error: fleet::NameError| error.to_string())
 }
 
-/// Checks the table `[fleet]` of the file.
+/// Checks the table `[fleet]` of `host.toml`.
 ///
 /// # Errors
-/// Names an option or a value that is wrong.
+/// If an option or a value is wrong. The error names it.
 pub(crate) fn check_table(settings: &Settings) -> anyhow::Result<()> {
     options::Options::of_file(settings).map(drop)
 }
@@ -111,7 +111,7 @@ async fn open(engine: &EngineOption, settings: &Settings) -> anyhow::Result<Box<
     fleet::open(&address, &access).await.map_err(advice)
 }
 
-/// An error of an engine for people.
+/// An error of an engine, with its exit code and hint.
 fn advice(error: EngineError) -> anyhow::Error {
     let advice = match &error {
         EngineError::Unfit { .. } => Advice::usage(error.to_string()),
@@ -123,7 +123,7 @@ fn advice(error: EngineError) -> anyhow::Error {
     }
 }
 
-/// Says what happens to a fleet.
+/// Tells the user about an event of a fleet.
 fn tell(fleet: &FleetName, engine: &dyn std::fmt::Display, wanted: Option<u32>, event: Event) {
     match event {
         Event::Scarce { capacity, limit } => output::tell(format_args!(
@@ -144,7 +144,7 @@ fn tell(fleet: &FleetName, engine: &dyn std::fmt::Display, wanted: Option<u32>, 
     }
 }
 
-/// `12 wait, 88 run`
+/// `12 waiting, 88 running`
 fn states(counts: Counts) -> String {
     let Counts { waiting, running, ended, failed } = counts;
     let all = [(waiting, "waiting"), (running, "running"), (ended, "ended"), (failed, "failed")];

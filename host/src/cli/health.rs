@@ -1,5 +1,5 @@
-//! `host health`: asks a running host whether it is alive or ready. For health checks in containers
-//! that have no shell and no other program.
+//! `host health`: asks a running host whether it is alive or ready, for health checks in containers
+//! without a shell or another program.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -40,18 +40,18 @@ pub(crate) struct Health {
     flags: Flags<NoSetting>,
 }
 
-/// What was found, as `--json` prints it.
+/// The answer, as `--json` prints it.
 #[derive(Serialize)]
 struct Found {
-    /// Where the host was asked.
+    /// The address that the host was asked at.
     address: SocketAddr,
     ok: bool,
-    /// Why not, in one line.
+    /// Why the check failed, in one line.
     problem: Option<String>,
 }
 
 impl Health {
-    /// Any failure is the same to a health check, so there is one exit code for all of them.
+    /// A health check does not distinguish failures, so all of them have the same exit code.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         self.check().or_else(|error| {
             exit_code::report(&error);
@@ -74,7 +74,7 @@ impl Health {
 
     fn look(&self) -> anyhow::Result<Found> {
         let listen = match &self.address {
-            // Not parsed by clap, which would exit with 2.
+            // Not parsed by clap, which would exit with code 2 for a wrong address.
             Some(text) => Some(address(text).map_err(|e| Advice::failed(format!("{text:?} {e}")))?),
             None => self.flags.load()?.get::<DisplaySettings>()?.listen,
         };
@@ -84,7 +84,7 @@ impl Health {
         })?;
         let address = reachable(listen);
         let path = if self.ready { "readyz" } else { "healthz" };
-        // One connection needs no other thread.
+        // One connection needs only this thread.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let url = format!("http://{address}/{path}");
         let question = Question { url: &url, ..Question::default() };
@@ -97,7 +97,8 @@ impl Health {
     }
 }
 
-/// Where to reach a host that listens there: one that listens at all addresses, at this machine's.
+/// The address at which a host that listens at `listen` can be reached: the loopback address if it
+/// listens at all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -107,7 +108,8 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// What is wrong with the host that answers this, in one line.
+/// The problem that an answer shows, in one line. None if the host is alive, or ready if `ready` is
+/// set.
 fn problem(answer: &Answer, ready: bool) -> Option<String> {
     const OTHER: &str = "another server listens there, not a host";
     if !ready {

@@ -1,4 +1,4 @@
-//! Listens for HTTP connections, and accepts those whose peers can't hold the host up.
+//! Listens for HTTP connections, and limits their number and how long a peer may stop reading.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::exit_code::Advice;
 
-/// The most connections at a time. Others wait until one ends.
+/// The maximum number of open connections. Further connections wait until one ends.
 const MOST: usize = 512;
 /// How long a peer may leave bytes unread before the kernel closes its connection.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Listens at the address that `--listen` names.
 ///
 /// # Errors
-/// Says why that is not possible, and what to do.
+/// If the address can't be used. The error tells why, and what to do.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Advice> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = Advice::failed(format!("--listen {address}: {error}"));
@@ -35,7 +35,7 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Advice> {
     })
 }
 
-/// What to do if nobody can listen there.
+/// What to do if the address can't be used.
 fn cure(address: SocketAddr, kind: io::ErrorKind) -> Option<String> {
     let port = address.port();
     Some(match kind {
@@ -71,7 +71,7 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // Nobody closes the semaphore.
+        // The semaphore is never closed, so this is always a permit.
         let place = self.places.clone().acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
         if let Err(error) = limit_silence(&SockRef::from(&stream), PATIENCE) {
@@ -85,7 +85,7 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection, which counts until it is dropped.
+/// A connection. It counts towards the maximum until it is dropped.
 pub(crate) struct Connection {
     stream: TcpStream,
     _place: Option<OwnedSemaphorePermit>,

@@ -1,5 +1,4 @@
-//! Compiles and runs one component without a queue: with the cache, the sandbox and the checks of a
-//! host, and one slot.
+//! Compiles and runs one component without a queue, with the cache, sandbox and checks of a host.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use super::settings::Settings;
 pub(crate) struct LocalRunner {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) cache: Cache,
-    /// Where compiled code is.
+    /// The directory with compiled code.
     compiled: PathBuf,
     limits: CompileLimits,
 }
 
-/// A component's name in a bucket of its own.
+/// The component's name in its temporary bucket.
 const NAME: &str = "component";
 
 impl LocalRunner {
@@ -57,7 +56,8 @@ impl LocalRunner {
         Catalog::new(bucket, prefix, cache, sandbox, compiler, &self.compiled)
     }
 
-    /// Compiles a component as a host would. The cache keeps the result, also for hosts.
+    /// Compiles a component as a host would. The result stays in the cache, where hosts can use it
+    /// too.
     pub(crate) async fn compile(&self, file: &Path, wasm: &[u8]) -> anyhow::Result<Ready> {
         let dir = tempfile::tempdir().context("can't create a temporary directory")?;
         let name = TaskName::new(NAME)?;
@@ -65,10 +65,10 @@ impl LocalRunner {
         std::fs::write(&copy, wasm)
             .with_context(|| format!("can't write {}", output::path(&copy)))?;
         let catalog = self.catalog(Arc::new(DirBucket::open(dir.path())?), Prefix::root());
-        // Nobody waits for the notification.
+        // The notification is not needed here.
         match catalog.resolve(&name, &Notify::new()).await {
             Ok(ready) => Ok(ready),
-            // The error names our temporary bucket, so the message names the file instead.
+            // The error names the temporary bucket. The message names the file instead.
             Err(CatalogError::NotAGuest { problem, .. }) => {
                 Err(Advice::failed(format!("{} can't be run: {problem}", output::path(file)))
                     .into())
@@ -84,7 +84,7 @@ impl LocalRunner {
     /// Fetches and compiles the component of that name as a host with this policy would.
     ///
     /// # Errors
-    /// As [`Catalog::resolve`], and when tasks of that name may not run.
+    /// Like [`Catalog::resolve`]. Also if tasks of that name may not run.
     pub(crate) async fn fetch(
         &self,
         bucket: Arc<dyn Bucket>,

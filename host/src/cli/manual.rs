@@ -1,4 +1,4 @@
-//! `host completions` and `host man`: what shells and `man` know of the commands.
+//! `host completions` and `host man`: completions for shells, and manual pages.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ impl Manual {
     }
 }
 
-/// Writes the page of a command and those of its subcommands. Returns their number.
+/// Writes the pages of a command and its subcommands. Returns the number of pages.
 fn write(command: &Command, name: &str, dir: &Path) -> std::io::Result<u64> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone().name(name.to_owned())).render(&mut page)?;

@@ -1,6 +1,7 @@
 //! `host new`: creates a guest project that builds and runs.
 //!
-//! Each language has a file that lists its project's files, which this binary contains.
+//! Each language has a module that lists the files of its project. They are embedded in this
+//! binary.
 
 mod c;
 mod js;
@@ -83,11 +84,11 @@ enum Lang {
 
 /// A project of a language.
 struct Project {
-    /// Paths and contents.
+    /// Paths in the project, and contents.
     files: Vec<(&'static str, String)>,
     /// Paths and contents of files that are not text.
     objects: &'static [(&'static str, &'static [u8])],
-    /// Commands that build it and run it once, in its directory.
+    /// Commands that build the project and run it once, in its directory.
     steps: &'static [&'static str],
     /// Names that a project of this language can't have.
     taken: &'static [&'static str],
@@ -115,7 +116,7 @@ impl Lang {
                 files: js::files(name),
                 objects: &[],
                 steps: js::STEPS,
-                // npm takes no package that depends on itself.
+                // npm does not accept a package that depends on itself.
                 taken: &["componentize-qjs", "node_modules"],
             },
         }
@@ -125,10 +126,10 @@ impl Lang {
 /// Why no project was created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NewError {
-    /// The name can't be that of a project.
+    /// The name is not valid for a project.
     #[error("{name:?} can't be the name of a guest: {reason}; {suggestion:?} would do")]
     Name { name: String, reason: &'static str, suggestion: String },
-    /// The directory has files.
+    /// The directory is not empty.
     #[error("{} is not empty; name a new directory with --dir", .0.display())]
     NotEmpty(PathBuf),
     /// A file can't be written.
@@ -169,7 +170,7 @@ fn write(path: &Path, contents: &[u8]) -> Result<(), NewError> {
     written.map_err(|source| NewError::Io { path: path.to_owned(), source })
 }
 
-/// Checks Cargo's rules for the names of packages and crates, which suit the other languages.
+/// Checks a name by Cargo's rules for packages and crates. They suit the other languages too.
 fn check_name(name: &str, taken: &[&str]) -> Result<(), NewError> {
     let reason = if name.is_empty() {
         "it is empty"

@@ -1,21 +1,22 @@
-//! Raises this process's limit of open files, and fits the configuration to it.
+//! Raises this process's limit on open files, and adapts the configuration to the limit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::config::{Config, MORE_PREFETCH, TaskSettings, Tasks};
 
-/// Files that a host always has open: queues, directories, connections.
+/// The number of files that a host always has open: queues, directories, connections.
 const FILES: u64 = 48;
-/// Files that a task has open from its lease to its end, apart from those of its guest.
+/// The number of files that a task has open from its lease to its end, without the files that its
+/// guest opens.
 const FILES_OF_TASK: u64 = 8;
-/// The fewest files with which a host can run one task.
+/// The minimum limit with which a host can run one task.
 pub(super) const LEAST_FILES: u64 = FILES + FILES_OF_TASK;
-/// The fewest files that each guest may open, if the limit allows that for one task.
+/// The minimum number of files that each guest may open, if the limit allows that for one task.
 const LEAST_OPEN: u64 = 32;
-/// The most files that hold the initial memory of compiled components. They take at most a quarter
-/// of the limit.
+/// The maximum number of files that hold the initial memory of compiled components. They take at
+/// most a quarter of the limit.
 const COMPONENTS: u64 = 256;
 
-/// Raises the limit, and fits the configuration to it.
+/// Raises the limit, and adapts the configuration to it.
 pub(crate) fn prepare(config: Config) -> Config {
     match raise_open_files() {
         Some(most) => fit(config, most),
@@ -23,27 +24,27 @@ pub(crate) fn prepare(config: Config) -> Config {
     }
 }
 
-/// The same for so many tasks at a time without a host.
+/// Raises the limit, and adapts the settings to it, for `parallel` tasks at a time without a host.
 pub(crate) fn prepare_for(parallel: usize, task: &mut TaskSettings, tables: &mut Tasks) {
     if let Some(most) = raise_open_files() {
         share(open_files(for_tasks(most), parallel, 0), task, tables);
     }
 }
 
-/// Lets each guest open so many files.
+/// Lets each guest open `open` files.
 fn share(open: u64, task: &mut TaskSettings, tables: &mut Tasks) {
     for task in tables.values_mut().map(|table| &mut table.limits).chain([task]) {
         task.process_files = open;
     }
 }
 
-/// The files that this many running and prefetched tasks may need.
+/// The number of files that `parallel` running and `ahead` prefetched tasks may need.
 pub(super) fn needed(parallel: usize, ahead: usize) -> u64 {
     let tasks = of_tasks(parallel, ahead);
     FILES + tasks + tasks.div_ceil(3).min(COMPONENTS)
 }
 
-/// The files of the limit that are left for tasks.
+/// The number of files that a limit of `most` leaves for tasks.
 fn for_tasks(most: u64) -> u64 {
     let left = most.saturating_sub(FILES);
     left - (left / 4).min(COMPONENTS)
@@ -55,14 +56,15 @@ fn of_tasks(parallel: usize, ahead: usize) -> u64 {
     running.saturating_add(ahead.saturating_mul(FILES_OF_TASK))
 }
 
-/// The files that each guest may open.
+/// The number of files that each guest may open.
 fn open_files(for_tasks: u64, parallel: usize, ahead: usize) -> u64 {
     let (parallel, ahead) = (parallel as u64, ahead as u64);
     let left = for_tasks.saturating_sub(FILES_OF_TASK.saturating_mul(parallel + ahead));
     (left / parallel.max(1)).max(1)
 }
 
-/// Raises the soft limit of open files to the hard limit. Returns it, or none if there is no limit.
+/// Raises the soft limit on open files to the hard limit. Returns the limit, or none if there is
+/// none.
 fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -73,7 +75,7 @@ fn raise_open_files() -> Option<u64> {
 }
 
 /// Lowers the numbers of running and prefetched tasks until the limit is enough, and divides the
-/// other files among the guests.
+/// remaining files among the guests.
 fn fit(mut config: Config, most: u64) -> Config {
     let (parallel, ahead, left) = (config.work.parallel, config.usual_prefetch(), for_tasks(most));
     if of_tasks(parallel, ahead) > left {

@@ -1,4 +1,5 @@
-//! Prints text, tables and JSON without characters that a terminal obeys.
+//! Prints text, tables and JSON. Control characters are escaped, so that text can't control a
+//! terminal.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -10,17 +11,16 @@ use std::time::Duration;
 use indicatif::HumanCount;
 use task_host::{json, plain};
 
-/// How much more is said than by default, or less if it is negative. Set once, before anything is
-/// said.
+/// The number of `-v` flags, or -1 for `-q`. Set once, before any output.
 static VERBOSITY: AtomicI8 = AtomicI8::new(0);
 
-/// Sets how much is said, as -q and -v ask.
+/// Sets the verbosity to that of the flags `-q` and `-v`.
 pub(crate) fn set_verbosity(is_quiet: bool, verbose: u8) {
     let more = i8::try_from(verbose).unwrap_or(i8::MAX);
     VERBOSITY.store(if is_quiet { -1 } else { more }, Relaxed);
 }
 
-/// True if only warnings and errors are said.
+/// True if only warnings and errors are printed.
 pub(crate) fn is_quiet() -> bool {
     verbosity() < 0
 }
@@ -29,12 +29,13 @@ pub(crate) fn verbosity() -> i8 {
     VERBOSITY.load(Relaxed)
 }
 
-/// Writes a line to standard error. A failure has nowhere to go.
+/// Writes a line to standard error. Ignores failures, because there is no other place to report
+/// them.
 pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(Plain(io::stderr().lock()), "{line}");
 }
 
-/// The same unless --quiet is given: for what is neither a result nor a problem.
+/// Like [`tell`], but silent with `--quiet`. For lines that are neither results nor problems.
 pub(crate) fn note(line: fmt::Arguments<'_>) {
     if !is_quiet() {
         tell(line);
@@ -48,12 +49,13 @@ pub(crate) fn ask(question: &str) -> io::Result<()> {
     err.flush()
 }
 
-/// Standard error as the standard output of a program that the user has asked for, such as a build.
+/// Standard error, for use as the standard output of a child process that the user asked for, such
+/// as a build.
 pub(crate) fn of_program() -> Stdio {
     io::stderr().into()
 }
 
-/// Standard output, whose errors say what could not be written.
+/// Standard output. Its errors name standard output.
 pub(crate) struct Stdout<W = io::StdoutLock<'static>>(W);
 
 fn stdout() -> Stdout {
@@ -70,29 +72,29 @@ impl<W: Write> Write for Stdout<W> {
     }
 }
 
-/// The kind stays the same: a reader who has gone is no error, and an interrupted write is repeated.
+/// Keeps the kind of the error: a broken pipe is not reported, and an interrupted write is
+/// repeated.
 fn of_stdout(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("can't write to standard output: {error}"))
 }
 
-/// Standard output, for people.
+/// Standard output, with escapes.
 pub(crate) fn out() -> Plain<Stdout> {
     Plain(stdout())
 }
 
-/// Writes a program for a shell, which is made of our own texts, to standard output as it is.
+/// Writes a shell script to standard output unchanged. It must have no text from outside.
 pub(crate) fn script(text: &[u8]) -> io::Result<()> {
     stdout().write_all(text)
 }
 
-/// Buffered standard output, for people. It has to be flushed.
+/// Buffered standard output, with escapes. The caller must flush it.
 pub(crate) fn long_out() -> Plain<io::BufWriter<Stdout>> {
     Plain(io::BufWriter::new(stdout()))
 }
 
-/// Standard output for messages that another command reads, one per line. A terminal gets them
-/// with escapes; a file or a pipe gets them as they are, because a task with other characters is
-/// another task.
+/// Standard output for messages that another command reads, one per line. A terminal gets them with
+/// escapes. A file or a pipe gets them unchanged, because escapes would change the tasks.
 pub(crate) struct Messages {
     out: io::BufWriter<Stdout<io::Stdout>>,
     is_terminal: bool,
@@ -120,7 +122,7 @@ impl Messages {
     }
 }
 
-/// Escapes characters that are not plain, so that a terminal obeys nothing in the text.
+/// Escapes characters that are not plain, so that the text can't control a terminal.
 ///
 /// The text of one `writeln!` counts as one line. If a value in it has line feeds, the lines after
 /// them are indented.
@@ -169,13 +171,12 @@ pub(crate) fn bytes(count: u64) -> impl fmt::Display {
     bytesize::ByteSize(count).display().iec()
 }
 
-/// A value on one line, for names in sentences. Without it, the rest of a name with a line feed
-/// would be on a line of its own.
+/// Escapes a name for use in a sentence, so that a line feed in it does not start a new line.
 pub(crate) fn name(name: impl fmt::Display) -> String {
     plain::escape(&name.to_string()).into_owned()
 }
 
-/// The same for a path.
+/// Escapes a path for use in a sentence.
 pub(crate) fn path(path: impl AsRef<Path>) -> String {
     name(path.as_ref().display())
 }
@@ -185,8 +186,8 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", HumanCount(n), if n == 1 { "" } else { "s" })
 }
 
-/// A time with two or three digits: `340 ms`, `4.2 s`, `3m 12s`. indicatif's `HumanDuration` says
-/// only `3 minutes`.
+/// A time with two or three digits: `340 ms`, `4.2 s`, `3m 12s`. indicatif's `HumanDuration` would
+/// print only `3 minutes`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 0.001 {
@@ -205,7 +206,7 @@ pub(crate) fn rate(n: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
 
-/// A text on one line, cut to `most` characters.
+/// A text on one line, truncated to `most` characters.
 pub(crate) fn cut(text: &str, most: usize) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(most) {

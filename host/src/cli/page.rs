@@ -1,8 +1,8 @@
-//! The status page of a host, or of many: one HTML file without external parts, and the events that keep
-//! it up to date.
+//! The status page of one host or of many: an HTML file without external resources, and events that
+//! keep it up to date.
 //!
-//! The page shows texts that tasks wrote. Its policy lets the browser run this script and no other, and
-//! forbids the script to make elements of texts.
+//! The page shows text that tasks wrote. Its policy lets the browser run only this script, and
+//! forbids the script to create elements from text.
 
 mod events;
 
@@ -24,7 +24,7 @@ use events::Feed;
 
 const FRAME: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
-/// One script: the files use each other's names.
+/// The files form one script, because they use each other's functions.
 const SCRIPT: &str = concat!(
     include_str!("page/text.js"),
     include_str!("page/dom.js"),
@@ -38,7 +38,7 @@ const SCRIPT: &str = concat!(
 static PAGE: LazyLock<String> =
     LazyLock::new(|| FRAME.replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT));
 
-/// What the browser lets the page do: this style, this script, and requests to this server.
+/// The content security policy. It allows this style, this script, and requests to this server.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     let policy = format!(
@@ -51,11 +51,11 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy is ASCII")
 });
 
-/// Serves the page at `/` and its events at `/api/events`. Must be called in a runtime, where the
-/// events are made.
+/// Serves the page at `/` and its events at `/api/events`. Must be called in a runtime, which
+/// produces the events.
 ///
-/// `figures` returns what the page shows: the answer of `/api/host` or `/api/hosts`, JSON without line
-/// feeds. It is called only while a page is open, and once a second at most.
+/// `figures` returns the page's data: the answer of `/api/host` or `/api/hosts`, which is JSON
+/// without line feeds. It is called only while a page is open, and at most once per second.
 pub(crate) fn router<F, A>(figures: F) -> Router
 where
     F: Fn() -> A + Send + Sync + 'static,

@@ -18,7 +18,7 @@ const LINE: Duration = Duration::from_secs(10);
 pub(crate) struct ProgressLine {
     console: Console,
     bar: Option<ProgressBar>,
-    /// What is counted and what is done to it, such as `tasks` and `sent`.
+    /// The counted things and the action, such as `tasks` and `sent`.
     noun: &'static str,
     verb: &'static str,
     start: Instant,
@@ -26,7 +26,7 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// `whole` is the position of [`at`](Self::at) at the end, if that is known.
+    /// `whole` is the final position for [`at`](Self::at), if it is known.
     pub(crate) fn new(
         console: &Console,
         noun: &'static str,
@@ -68,7 +68,7 @@ impl ProgressLine {
         Self::start(console, "", "", None, plain::escape(&doing).into_owned())
     }
 
-    /// Shows that `done` messages are done, and the work is at `position`.
+    /// Shows that `done` messages or files are done, and that the work has reached `position`.
     pub(crate) fn at(&mut self, done: u64, position: u64) {
         let since = self.shown.elapsed();
         let pause = if self.bar.is_some() { FRAME } else { LINE };

@@ -1,4 +1,4 @@
-//! `host queue`: inspects and repairs queues. Commands are named as those of `ptq`.
+//! `host queue`: inspects and repairs queues. The commands have the same names as those of `ptq`.
 
 mod errors;
 mod ls;
@@ -96,8 +96,8 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Opens the queue, and asks whether to change it. None in a dry run, after saying what would be
-    /// done.
+    /// Opens the queue, and asks for confirmation. In a dry run, shows the counts of the queue and
+    /// returns none.
     async fn begin(&self, question: &str) -> anyhow::Result<Option<(Box<dyn Admin>, Console)>> {
         let (queue, console) = self.simple.queue.open().await?;
         if self.yes {
@@ -125,7 +125,7 @@ impl Change {
     }
 }
 
-/// A queue that a dry run leaves as it is, as `--json` prints it.
+/// The result of a dry run, as `--json` prints it.
 #[derive(Serialize)]
 struct WouldChange {
     queue: String,
@@ -162,8 +162,8 @@ impl Which {
         }
     }
 
-    /// The queue of tasks and the queue of their reports. QUEUE may be either of them, and `from`
-    /// the reports.
+    /// The queue of the tasks and its error queue. QUEUE may be either of them. `from` names the
+    /// error queue if it is given.
     fn with_errors(
         &self,
         settings: &Settings,
@@ -187,7 +187,7 @@ impl Which {
     }
 }
 
-/// The settings, and the console with progress as they say.
+/// Loads the settings, and opens the console with their progress setting.
 fn load<G: Group>(flags: &Flags<G>) -> anyhow::Result<(Settings, Console)> {
     let settings = flags.load()?;
     let console = Console::plain(settings.get::<DisplaySettings>()?.progress);
@@ -243,7 +243,7 @@ impl Queue {
     }
 }
 
-/// What was done to a queue, as `--json` prints it.
+/// The result of a change to a queue, as `--json` prints it.
 #[derive(Serialize)]
 struct Done {
     queue: String,
@@ -253,7 +253,7 @@ struct Done {
     deleted: Option<u64>,
 }
 
-/// Says on standard output what was done.
+/// Prints the result of a change on standard output.
 fn done(json: bool, what: &str, summary: &impl Serialize) -> anyhow::Result<Exit> {
     if json {
         output::json(summary)?;

@@ -1,5 +1,5 @@
-//! `host receipts`: checks finished tasks, runs some of them again, and finds out what produced an
-//! output.
+//! `host receipts`: checks finished tasks, runs some of them again, and finds the task that
+//! produced an output.
 
 mod audit;
 mod show;
@@ -31,7 +31,8 @@ impl Receipts {
     }
 }
 
-/// The error of a check without tasks. A slip before the pipe must not look like a complete result.
+/// The error of a check without tasks. A failed command before a pipe must not look like a clean
+/// result.
 fn no_tasks() -> Advice {
     Advice::failed("no tasks were given, so nothing was checked")
         .hint("check the file or the command that prints the tasks, or what --each matches")

@@ -1,4 +1,4 @@
-//! `host run`: leases tasks and runs them until there is a reason to stop.
+//! `host run`: leases tasks and runs them until a signal, a notice or a setting stops it.
 
 mod confine;
 mod listen;
@@ -42,7 +42,7 @@ use super::signals::Signals;
 
 /// The name of an outage of file systems.
 const FILE_CALLS: &str = "calls to file systems";
-/// The interval of checks that file system calls return.
+/// The interval between checks for file system calls that hang.
 const WATCH: Duration = Duration::from_secs(1);
 /// How long a file system call may take before it is an outage.
 const STALLED: Duration = Duration::from_secs(5);
@@ -80,21 +80,22 @@ impl Run {
             tracing::warn!("{slip}");
         }
         let missing = Missing::of(&config);
-        // Before any other thread starts, and before anything from a queue is read.
+        // Confine the process before any other thread starts and before reading from a queue.
         let confined = confine::confine(&settings, &config, display.listen)?;
-        // The compiler needs threads while all tasks have theirs.
+        // The compiler needs its threads while the threads of all tasks exist.
         super::ask_for_threads(super::base_threads() + config.work.parallel)?;
-        // A file call may hang, for example on a network file system whose server is down. It
-        // then blocks a thread of the runtime for tasks, but none of these two runtimes.
+        // A file system call may hang, for example if the server of a network file system is down.
+        // It then blocks a thread of the runtime for tasks, but not of these two runtimes.
         let (control, renewals) = (super::waiting_runtime()?, super::waiting_runtime()?);
         let side = Side { control: control.handle().clone(), renewals: renewals.handle().clone() };
-        // Before the first output: whoever reads that the host has started may send a signal.
+        // Before the first output, because a program that waits for it may then send a signal.
         let signals = side.listen()?;
         drop(waiting);
         let config = open_files::prepare(config);
         let runtime = super::runtime()?;
         let exit = runtime.block_on(async {
-            // A bucket that somebody named must exist: a new one would be empty.
+            // Create only the default bucket. A bucket that a setting names must exist, because a
+            // new one would be empty.
             if settings.has_default_bucket()
                 && let Some(dir) = config.data.bucket.path()
             {
@@ -115,7 +116,7 @@ impl Run {
             for finding in doctor::warnings(&config) {
                 warn(&finding);
             }
-            // The queue may be slow to describe itself, so nothing waits for this.
+            // Asking the queue for its configuration may be slow, so nothing waits for the answer.
             tokio::spawn(async move {
                 for problem in doctor::problems(&config).await {
                     warn(&problem);
@@ -139,22 +140,23 @@ impl Run {
             exit
         });
         for runtime in [control, renewals, runtime] {
-            // Don't wait for calls that hang. Others end soon, and then remove what is the process's.
+            // Don't wait for calls that hang. Other calls end soon, and then remove the files of
+            // this process.
             runtime.shutdown_timeout(Duration::from_secs(3));
         }
         exit
     }
 }
 
-/// The watcher for notices that this machine will be taken away, if there can be any.
+/// The watcher for notices that this machine will be taken away. None if there can be no notices.
 fn watcher(config: &Config) -> Option<Watcher> {
     let engine = identity::of_process().engine();
     let environment = Environment::of_process();
     Watcher::find(config.stop.notice, &environment, engine, &notice::Machine::this())
 }
 
-/// Learns this host's names from ECS, and tells ECS while the host holds tasks. Nothing waits for
-/// either.
+/// Asks ECS for this host's identity, and keeps ECS informed whether the host holds tasks. Does not
+/// wait for the answers.
 fn tell_engine(control: &Handle, services: &Services) {
     control.spawn(async {
         let before = identity::of_process();
@@ -169,21 +171,21 @@ fn tell_engine(control: &Handle, services: &Services) {
     }
 }
 
-/// Writes heartbeats, unless the time between two is zero.
+/// Writes heartbeats at an interval of `every`. None if it is zero.
 fn heartbeats(services: &Arc<Services>, every: Duration) -> Option<Heart> {
     let (place, services) = (services.heartbeat_place(), services.clone());
     (!every.is_zero()).then(|| Heart::start(place, every, move || services.snapshot()))
 }
 
-/// Keeps what the host shows of itself up to date. The queue may be a directory that hangs, so it is
-/// counted where tasks run.
+/// Keeps the host's history and counts up to date. The queue may be a directory that hangs, so its
+/// messages are counted on the runtime for tasks.
 fn keep_history(control: &Handle, services: &Arc<Services>, rule: SlowRule) {
     let (ticking, counting) = (services.clone(), services.clone());
     control.spawn(async move { ticking.keep_ticking(rule).await });
     tokio::spawn(async move { counting.keep_counting().await });
 }
 
-/// Warns about a problem as `host doctor` would describe it.
+/// Logs a warning about a problem, in the words of `host doctor`.
 fn warn(problem: &Finding) {
     match &problem.cure {
         Some(cure) => tracing::warn!("{problem} -> {cure}"),
@@ -227,7 +229,7 @@ async fn work(
     let start = Instant::now();
     let shown = Progress::new(screen.clone(), services.clone()).start();
     let (drain, kill) = (stop.drain.clone(), stop.kill.clone());
-    // In a task of its own: this thread only waits and must not be blocked.
+    // In a separate task, because this thread only waits and must not be blocked.
     let working = worker.clone();
     let run = tokio::spawn(async move { working.run(drain, kill, &side.renewals).await });
     let stopped = run.await?;
@@ -261,7 +263,7 @@ async fn work(
     })
 }
 
-/// Runtimes beside the one for tasks.
+/// The runtimes besides the one for tasks.
 struct Side {
     /// Handles signals, health checks, and connections to queue services.
     control: Handle,
@@ -291,7 +293,7 @@ async fn watch(tasks: Handle, services: Arc<Services>) {
     }
 }
 
-/// The queues and the bucket that are directories to be created.
+/// The queues and the bucket whose directories do not exist yet and will be created.
 struct Missing(Vec<String>);
 
 impl Missing {
@@ -411,14 +413,14 @@ fn announce(
     }
 }
 
-/// The memory that this host has for tasks, if it is known.
+/// The memory that this host has for tasks. None if it is unknown.
 fn memory(config: &Config) -> Option<String> {
     let machine = Machine::of_process();
     let for_tasks = config.limits().for_guests(machine, config.work.parallel)?;
     Some(format!("{} for tasks; {}", for_tasks.display().iec(), machine.memory()?))
 }
 
-/// The tasks with limits of their own, and the settings of each.
+/// The names of tasks that have their own limits, and their settings.
 fn own_limits(config: &Config) -> Option<String> {
     let tables = config.tasks.iter().filter(|(_, task)| !task.own.is_empty());
     let tables: Vec<String> = tables
@@ -430,7 +432,7 @@ fn own_limits(config: &Config) -> Option<String> {
     (!tables.is_empty()).then(|| format!("other limits for {}", tables.join(", ")))
 }
 
-/// What ends this run.
+/// The conditions that end this run.
 fn until(config: &Config) -> String {
     let mut ends = Vec::new();
     if config.stop.exit_when_empty {

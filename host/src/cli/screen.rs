@@ -1,7 +1,7 @@
-//! The whole terminal, shown again and again in place.
+//! The whole terminal, whose lines are replaced again and again.
 //!
-//! `console` does it, which `indicatif` uses for its bars. A library for interfaces with windows would
-//! be much more than lines that are replaced.
+//! The crate `console`, which `indicatif` uses too, is enough for this. A library for terminal
+//! interfaces would be much larger.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use task_host::plain;
 use tokio::sync::oneshot;
 
-/// How a line is shown where there are colours.
+/// The style of a line on a terminal with colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Tone {
     #[default]
@@ -31,12 +31,12 @@ pub(crate) struct Line {
 /// A terminal whose lines are replaced. The cursor is hidden until [`Screen::leave`].
 pub(crate) struct Screen(Term);
 
-/// The keyboard without echo, so that keys do not tear the screen. How it was before is restored when
-/// this is dropped, also in a panic.
+/// The keyboard without echo, so that typed keys do not disturb the screen. The previous mode is
+/// restored on drop, even in a panic.
 pub(crate) struct Keys(Termios);
 
 impl Keys {
-    /// Stops the echo. None if standard input is not a terminal. Ctrl-C and Ctrl-Z do as before.
+    /// Stops the echo. None if standard input is not a terminal. Ctrl-C and Ctrl-Z still work.
     pub(crate) fn open() -> Option<Self> {
         let before = tcgetattr(io::stdin()).ok()?;
         let mut quiet = before.clone();
@@ -45,7 +45,7 @@ impl Keys {
         Some(Self(before))
     }
 
-    /// Resolves when `q` is pressed. The thread that reads ends with the process.
+    /// Resolves when `q` is pressed. The reading thread ends with the process.
     pub(crate) fn quit(&self) -> oneshot::Receiver<()> {
         let (pressed, quit) = oneshot::channel();
         // Without the thread, Ctrl-C still ends the command.
@@ -65,7 +65,7 @@ impl Keys {
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        // With the keys that were pressed meanwhile, which are not for the shell.
+        // Discard pending keys, which are not meant for the shell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }
@@ -76,7 +76,7 @@ impl Screen {
         Term::stdout().is_term()
     }
 
-    /// Clears the terminal that standard output is.
+    /// Clears the terminal on standard output.
     pub(crate) fn open() -> io::Result<Self> {
         let term = Term::buffered_stdout();
         term.hide_cursor()?;
@@ -84,7 +84,7 @@ impl Screen {
         Ok(Self(term))
     }
 
-    /// Shows the cursor below what was shown, for the shell's prompt.
+    /// Shows the cursor below the last line, for the shell's prompt.
     pub(crate) fn leave(&self) -> io::Result<()> {
         self.0.write_line("")?;
         self.0.show_cursor()?;
@@ -97,7 +97,7 @@ impl Screen {
         (columns.into(), rows.into())
     }
 
-    /// Replaces what is shown. The terminal obeys nothing in the texts.
+    /// Replaces all lines. Control characters in the texts are escaped.
     pub(crate) fn show(&self, lines: &[Line]) -> io::Result<()> {
         let (width, height) = self.size();
         self.0.move_cursor_to(0, 0)?;
@@ -119,8 +119,8 @@ impl Screen {
     }
 }
 
-/// The text without anything that a terminal obeys, in at most `width` columns. Letters of some scripts
-/// take two.
+/// The text with control characters escaped, in at most `width` columns. Some characters take two
+/// columns.
 pub(crate) fn fitted(text: &str, width: usize) -> String {
     console::truncate_str(&plain::escape(text), width, "…").into_owned()
 }

@@ -1,8 +1,9 @@
-//! The settings of one call: collects them from flags, `HOST_*` variables and `host.toml`, and
-//! knows where each came from.
+//! The settings of one command: collects them from flags, `HOST_*` variables and `host.toml`, and
+//! remembers the source of each.
 //!
-//! [`Config`] and [`DisplaySettings`] declare the settings. This module handles all of them alike, so it
-//! names none of them but for the groups below, the queues, and those whose defaults follow from others.
+//! [`Config`] and [`DisplaySettings`] declare the settings. This module treats all settings alike.
+//! It names settings only in the groups below, for the queues, and if a default depends on other
+//! settings.
 
 mod display;
 mod file;
@@ -42,11 +43,11 @@ pub(crate) use display::{DisplaySettings, LogFormat, When, address};
 pub(crate) use fleet::FleetTable;
 pub(crate) use overlaps::{Overlap, overlaps};
 
-/// The prefix of our variables, and of many other programs'.
+/// The prefix of the variables. Many other programs use the same prefix.
 const PREFIX: &str = "HOST_";
-/// The variable that names the file.
+/// The variable with the path of the file.
 const CONFIG: &str = "HOST_CONFIG";
-/// The variable that contains the text of a file, for workers without one.
+/// The variable with the contents of a file, for workers without a file.
 const CONFIG_TEXT: &str = "HOST_CONFIG_TEXT";
 /// Variables of workers that are not settings.
 const OTHERS: [&str; 2] = [CONFIG, CONFIG_TEXT];
@@ -96,7 +97,7 @@ pub(crate) fn brief(mut command: Command) -> Command {
     command
 }
 
-/// The name of a setting, which is also its flag and its key.
+/// The name of a setting, which is also its flag and its key in `host.toml`.
 fn name(setting: &Arg) -> &str {
     setting.get_long().unwrap_or_default()
 }
@@ -109,7 +110,7 @@ fn is_switch(setting: &Arg) -> bool {
     matches!(setting.get_action(), ArgAction::SetTrue)
 }
 
-/// True for an option whose value is a number, a time or a size, as its parser says.
+/// True if the option's parser returns a number, a time or a size.
 fn is_measure(arg: &Arg) -> bool {
     let parsed = arg.get_value_parser().type_id();
     let measures = [
@@ -123,8 +124,8 @@ fn is_measure(arg: &Arg) -> bool {
     measures.iter().any(|measure| parsed == *measure)
 }
 
-/// Lets options take values that begin with a hyphen where that can only be a value, so that the
-/// error is about the value: `--parallel -1` would otherwise be an unexpected argument `-1`.
+/// Lets options take values that begin with a hyphen if these can't be options. The error is then
+/// about the value: otherwise `-1` in `--parallel -1` would be an unexpected argument.
 pub(crate) fn with_negative_values(command: Command) -> Command {
     command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
         true if is_measure(&arg) => arg.allow_hyphen_values(true),
@@ -133,7 +134,7 @@ pub(crate) fn with_negative_values(command: Command) -> Command {
     })
 }
 
-/// The value that applies if nobody gives one.
+/// The value of a setting that is not given.
 fn default(setting: &Arg) -> Option<String> {
     let value = setting.get_default_values().first().map(|text| text.to_string_lossy().into());
     value.or_else(|| is_switch(setting).then(|| "false".to_owned()))
@@ -141,7 +142,7 @@ fn default(setting: &Arg) -> Option<String> {
 
 /// The settings that a command takes as flags.
 pub(crate) trait Group {
-    /// Their names; `None` for all settings.
+    /// The names of the settings; `None` for all settings.
     const SETTINGS: Option<&'static [&'static str]>;
     /// Whether the command also takes the queue as its argument.
     const NAMES_QUEUE: bool = false;
@@ -160,7 +161,8 @@ impl Group for Everything {
     const NAMES_QUEUE: bool = true;
 }
 
-/// All settings, for commands about workers, whose argument is the name of their fleet.
+/// All settings, for commands about the workers of a fleet. Their argument is the fleet's name and
+/// not a queue.
 #[derive(Debug)]
 pub(crate) struct OfWorkers;
 impl Group for OfWorkers {
@@ -175,7 +177,7 @@ impl Group for QueueOnly {
         Some(&["queue", "region", "create-queues", "message-bucket", "message-group", "progress"]);
 }
 
-/// For commands that name their queues in another way.
+/// For commands that name their queues by arguments.
 #[derive(Debug)]
 pub(crate) struct QueueAccess;
 impl Group for QueueAccess {
@@ -299,7 +301,7 @@ impl Group for CacheOnly {
     const SETTINGS: Option<&'static [&'static str]> = Some(&["cache-dir"]);
 }
 
-/// For commands that need no setting but those in variables and the file.
+/// For commands that take settings only from variables and the file.
 #[derive(Debug)]
 pub(crate) struct NoSetting;
 impl Group for NoSetting {
@@ -343,8 +345,8 @@ impl fmt::Display for Origin {
 }
 
 impl<G: Group> Args for Flags<G> {
-    /// Adds the flags. Their texts are parsed only when a command asks for the values, so that an
-    /// error is the same whatever the source.
+    /// Adds the flags. Their texts are parsed only when a command asks for the values, so that
+    /// errors are the same for all sources.
     fn augment_args(mut command: Command) -> Command {
         let is_declared = |wanted: &&str| DECLARED.iter().any(|setting| name(setting) == *wanted);
         debug_assert!(G::SETTINGS.is_none_or(|settings| settings.iter().all(is_declared)));
@@ -407,7 +409,8 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
             given.extend(text.map(|text| (name, flag(text, name))));
         }
         if let Some(dir) = matches.try_get_one::<String>("fq").ok().flatten() {
-            // `ptq` takes the directory with its scheme. --queue refuses what is not a queue.
+            // `ptq` accepts a directory with its scheme, so `--fq` does too. The parser of
+            // `--queue` rejects anything that is not a queue.
             let url = if dir.contains("://") { dir.clone() } else { format!("fq://{dir}") };
             given.push(("queue", flag(url, "fq")));
         }
@@ -425,11 +428,11 @@ impl<G: Group> clap::FromArgMatches for Flags<G> {
     }
 }
 
-/// The settings of one call, from all sources.
+/// The settings of one command, from all sources.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     given: BTreeMap<&'static str, Given>,
-    /// What the file has for the tasks of one name.
+    /// The tables of the file for the tasks of one name.
     tables: tables::Tables,
     fleet: FleetTable,
     has_file: bool,
@@ -438,11 +441,11 @@ pub(crate) struct Settings {
 
 impl<G: Group> Flags<G> {
     /// Collects the settings: a flag overrides a variable, a variable overrides the file, and the
-    /// file overrides the user's own.
+    /// file overrides the user's own file.
     pub(crate) fn load(&self) -> anyhow::Result<Settings> {
         let variables: BTreeMap<String, OsString> = environment::variables(PREFIX).collect();
         let value = |name: &str| match variables.get(name).cloned().map(OsString::into_string) {
-            // Scripts unset a variable by making it empty.
+            // An empty variable counts as unset, because scripts unset variables this way.
             Some(Ok(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
             Some(Err(_)) => Err(Advice::usage(format!("{name}: is not UTF-8 text"))),
             None => Ok(None),
@@ -453,7 +456,7 @@ impl<G: Group> Flags<G> {
         };
         let is_named = config.is_some();
         let (file, users) = match value(CONFIG_TEXT)? {
-            // A worker has the settings that it was started with, and no others.
+            // A worker has only the settings that it was started with.
             Some(text) if !is_named => (file::of_text(CONFIG_TEXT, &text)?, file::File::default()),
             _ if is_named => (file::read(config)?, file::File::default()),
             _ => (file::read(None)?, file::read_users()?),
@@ -476,8 +479,8 @@ impl<G: Group> Flags<G> {
     }
 }
 
-/// A warning if the variable's name is nearly one of ours. Many programs have variables that start
-/// with `HOST_`, so a short name must be nearer than a long one.
+/// A warning if the variable's name is similar to one of ours. Many programs have variables that
+/// start with `HOST_`, so a short name must be more similar than a long one.
 fn misspelt(name: &str) -> Option<String> {
     let others = OTHERS.into_iter().chain(identity::VARIABLES);
     let ours = DECLARED.iter().map(variable).chain(others.map(str::to_owned));
@@ -501,7 +504,8 @@ fn nearest(text: &str) -> Option<&'static str> {
     (likeness(&best) > 0.75).then_some(best)
 }
 
-/// The text of a value of a file, as a flag would have it. `place` says where the value is.
+/// The text of a value in a file, as a flag would have it. `place` describes where the value is,
+/// for errors.
 fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
     match value {
         toml::Value::String(text) => Ok(text),
@@ -515,9 +519,9 @@ fn text_of(place: &str, value: toml::Value) -> Result<String, Advice> {
 }
 
 impl Settings {
-    /// Adds the defaults that follow from the machine and from other settings.
+    /// Adds the defaults that depend on the machine and on other settings.
     fn with_defaults(mut self, machine: &Machine) -> Self {
-        // A command that needs a wrong value reports it.
+        // Ignore wrong values here. A command that needs the value reports the error.
         if let (Ok(task), Ok(tables)) = (self.get(), self.tasks()) {
             let parallel = TaskLimits::new(&task, &tables).places(machine);
             self.add_default("parallel", parallel.to_string());
@@ -538,8 +542,8 @@ impl Settings {
     /// The values of some settings.
     ///
     /// # Errors
-    /// Names a value that is wrong, its source, and what would be right. A wrong value of a setting
-    /// that `T` does not have is not an error.
+    /// If a value is wrong. The error names the value, its source, and what would be right. A wrong
+    /// value of a setting that `T` does not have is not an error.
     pub(crate) fn get<T: Args>(&self) -> anyhow::Result<T> {
         let command = Command::new("host").no_binary_name(true).disable_help_flag(true);
         let command = T::augment_args(command);
@@ -558,7 +562,7 @@ impl Settings {
         parsed.map_err(|error| self.explain(error))
     }
 
-    /// An error of clap, with the source of the wrong value.
+    /// Adds the source of the wrong value to an error of clap.
     fn explain(&self, error: clap::Error) -> anyhow::Error {
         let problem = std::error::Error::source(&error).map(ToString::to_string);
         let name = match error.get(ContextKind::InvalidArg) {
@@ -605,7 +609,8 @@ impl Settings {
         Ok(config)
     }
 
-    /// The settings of a host that is about to run: also checks that its directories are apart.
+    /// The settings of a host that is about to run. Also checks that its directories do not
+    /// overlap.
     pub(crate) fn config_to_run(&self) -> anyhow::Result<Config> {
         let config = self.config()?;
         match overlaps(&config).into_iter().next() {
@@ -614,7 +619,7 @@ impl Settings {
         }
     }
 
-    /// The task queue. It has no default: a host that guessed would work on a wrong queue.
+    /// The task queue. It has no default, because a host must not work on a queue by accident.
     pub(crate) fn queue(&self) -> anyhow::Result<queue::Address> {
         self.value("queue", parse::queue)?.ok_or_else(|| {
             Advice::usage("no queue is given")
@@ -633,7 +638,7 @@ impl Settings {
         })
     }
 
-    /// How queues are reached.
+    /// The access to queues.
     pub(crate) fn queue_access(&self) -> anyhow::Result<queue::Access> {
         let options: QueueSettings = self.get()?;
         if options.message_bucket.is_some() {
@@ -642,23 +647,23 @@ impl Settings {
         Ok(options.access(&self.get::<CloudSettings>()?))
     }
 
-    /// How buckets are reached.
+    /// The access to buckets.
     pub(crate) fn bucket_access(&self) -> anyhow::Result<bucket::Access> {
         let data: DataSettings = self.get()?;
         Ok(data.access(&self.get::<CloudSettings>()?, &self.get::<CacheSettings>()?))
     }
 
-    /// True if nobody named a bucket.
+    /// True if no bucket is given.
     pub(crate) fn has_default_bucket(&self) -> bool {
         !self.given.contains_key("bucket")
     }
 
-    /// Warnings about variables with nearly the name of a setting.
+    /// Warnings about variables whose names are similar to those of settings.
     pub(crate) fn misspelt(&self) -> &[String] {
         &self.misspelt
     }
 
-    /// The settings in effect, for whoever watches a host.
+    /// The settings in effect, for the status page.
     pub(crate) fn effective(&self) -> anyhow::Result<Vec<Setting>> {
         let setting = |(name, value, origin): (String, Option<String>, Origin)| Setting {
             name,
@@ -673,7 +678,7 @@ impl Settings {
         let config = match self.given.contains_key("queue") {
             true => Some(self.config_to_run()?),
             false => {
-                // Any queue will do to check the other values.
+                // Use any queue, to check the other values.
                 let mut with_queue = self.clone();
                 with_queue.add_default("queue", "fq://./queue".to_owned());
                 with_queue.config()?;

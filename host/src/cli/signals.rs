@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, as they count for commands that stop in order.
+//! Counts SIGTERM and SIGINT, for commands that stop in an orderly way.
 
 use std::io;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-/// Signals within this time count as one: `timeout` and programs that pass signals on send each twice,
-/// once to the host and once to its process group.
+/// Signals within this time count as one. `timeout` and programs that forward signals send each
+/// signal twice: to the host and to its process group.
 const TOGETHER: Duration = Duration::from_millis(500);
 
 /// SIGTERM and SIGINT.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// When the last one came that counted.
+    /// The time of the last signal that counted.
     last: Option<Instant>,
 }
 
 impl Signals {
-    /// Keeps signals from now on until [`Signals::next`] returns them.
+    /// Keeps all signals from now on, until [`Signals::next`] returns them.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,

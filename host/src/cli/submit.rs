@@ -1,5 +1,5 @@
-//! `host submit`: sends tasks to a queue, from lines, from options, from a listing of the bucket, or
-//! back from an error queue.
+//! `host submit`: sends tasks to a queue: from lines, from options, from a listing of the bucket,
+//! or from an error queue.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -81,7 +81,8 @@ pub(crate) struct Submit {
         value_name = "N",
         value_parser = parse::whole,
         requires = "from_errors",
-        // What excludes --from-errors would also take away that it is missing.
+        // Repeats the options that exclude `--from-errors`: with one of them, clap would not
+        // require `--from-errors` for this option.
         conflicts_with_all = ["files", "all_or_nothing", "rejects", "skip_done"],
         conflicts_with_all = DESCRIBED_BUT_NAME,
         help_heading = "Tasks from an error queue"
@@ -104,13 +105,13 @@ pub(crate) struct Submit {
     flags: Flags<QueueAndBucket>,
 }
 
-/// What happened to the tasks. The fields are what `--json` prints.
+/// The result, with the fields of `--json`.
 #[derive(Debug, Serialize)]
 struct Outcome {
     queue: String,
-    /// Tasks that are in the queue now; in a dry run, that would be.
+    /// Tasks that were sent, or would be sent in a dry run.
     sent: u64,
-    /// Tasks that are done, as their receipts or reports say.
+    /// Tasks that are done, according to their receipts or reports.
     skipped: u64,
     /// Messages of `--from-errors` that do not match.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +119,7 @@ struct Outcome {
     /// Lines or reports that are not tasks, and tasks that the queue refused.
     refused: u64,
     dry_run: bool,
-    /// The last line or object before a signal stopped the command, if there is one.
+    /// The last line or object before a signal stopped the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_after: Option<String>,
     #[serde(skip)]
@@ -132,7 +133,7 @@ impl Submit {
             (Console::plain(settings.get::<DisplaySettings>()?.progress), self.json);
         let runtime = super::waiting_runtime()?;
         let outcome = runtime.block_on(self.submit(&settings, &console));
-        // After a signal, a thread may still wait for a line.
+        // Don't wait for threads: after a signal, one may still be reading a line.
         runtime.shutdown_background();
         let outcome = outcome?;
         if json {
@@ -273,7 +274,7 @@ impl Submit {
     }
 }
 
-/// What became of the tasks when the queue failed on the way.
+/// The hint for an error of the queue during sending: the tasks that were sent, and the others.
 fn unsent(sent: u64, first: Option<&MessageOrigin>, is_rest_kept: bool) -> String {
     let sent = output::count(sent, "task");
     let first =
@@ -288,9 +289,9 @@ fn unsent(sent: u64, first: Option<&MessageOrigin>, is_rest_kept: bool) -> Strin
     )
 }
 
-/// Warns of a component and of inputs that tasks from flags name and that are not there. They may
-/// come later, so the tasks are sent all the same. A bucket that can't be looked into is no reason
-/// for a warning: whoever sends tasks may have no right to read it.
+/// Warns if the component or inputs of tasks from flags do not exist. They may be created later, so
+/// the tasks are sent anyway. A bucket that can't be read causes no warning, because the user may
+/// be allowed to send tasks but not to read the bucket.
 async fn warn_of_missing(
     settings: &Settings,
     described: &Described,
@@ -329,13 +330,14 @@ async fn warn_of_missing(
     Ok(())
 }
 
-/// The bucket of objects and receipts.
+/// Opens the bucket with objects and receipts.
 pub(crate) async fn open_bucket(settings: &Settings) -> anyhow::Result<Arc<dyn Bucket>> {
     let data: DataSettings = settings.get()?;
     Ok(bucket::open(&data.bucket, &settings.bucket_access()?).await?)
 }
 
-/// Where lines are read from. A terminal is an error: nobody types tasks.
+/// The sources of lines. Standard input must not be a terminal, because tasks are not typed by
+/// hand.
 pub(crate) fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
     if files.is_empty() && io::stdin().is_terminal() {
         return Err(Advice::usage("no tasks are given, and standard input is a terminal")
@@ -350,7 +352,8 @@ pub(crate) fn sources(files: Vec<PathBuf>) -> anyhow::Result<Vec<LineSource>> {
     Ok(if sources.is_empty() { vec![LineSource::Stdin] } else { sources })
 }
 
-/// What ended `--each` before anything was sent, or the error of sending.
+/// Separates errors of sending, which are returned, from other errors of `--each`, which come
+/// before anything is sent.
 pub(crate) fn objects_error(error: ObjectsError) -> anyhow::Result<Result<Sent, SendError>> {
     let advice = match error {
         ObjectsError::Send(error) => return Ok(Err(error)),

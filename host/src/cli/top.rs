@@ -1,4 +1,4 @@
-//! `host top`: the hosts of a queue, what they run, and why tasks failed.
+//! `host top`: shows the hosts of a queue, their running tasks, and the causes of failures.
 
 mod view;
 
@@ -15,7 +15,7 @@ use super::output;
 use super::screen::{Keys, Screen};
 use super::watch::Watch;
 
-/// The width of lines that are not for a terminal.
+/// The width of lines if standard output is not a terminal.
 const WIDE: usize = 400;
 
 /// Options of `host top`.
@@ -52,7 +52,7 @@ impl Top {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let runtime = super::waiting_runtime()?;
         let exit = runtime.block_on(self.look());
-        // A call to a file system may hang.
+        // Don't wait for file system calls, which may hang.
         runtime.shutdown_background();
         exit
     }
@@ -67,7 +67,7 @@ impl Top {
             let mut quit_key = signal(SignalKind::quit())?;
             let screen = Arc::new(Screen::open()?);
             let keys = Keys::open();
-            // In a task of its own, so that a call that hangs does not keep Ctrl-C waiting.
+            // In a separate task, so that Ctrl-C works even while a call hangs.
             let showing = tokio::spawn(show(watcher, screen.clone(), self.every));
             let quit = async {
                 match &keys {

@@ -1,4 +1,5 @@
-//! Shows a transfer on the console: its progress, refused messages, and how to stop it.
+//! Shows the progress and the refused messages of a transfer on the console, and stops a transfer
+//! at a signal.
 
 use std::fmt;
 use std::path::Path;
@@ -20,15 +21,15 @@ use super::output;
 use super::progress_line::ProgressLine;
 use super::signals::Signals;
 
-/// Refused messages that are shown. The others are counted.
+/// The maximum number of refused messages that are shown. Further ones are only counted.
 const SHOWN: u64 = 20;
-/// Bytes that are shown of a message.
+/// The maximum number of bytes of a message that are shown.
 const MOST_SHOWN: usize = 4 << 10;
 
-/// Follows a transfer on the console.
+/// Shows a transfer on the console.
 pub(crate) struct TransferDisplay {
     console: Console,
-    /// What is counted and what is done to it, such as `tasks` and `sent`.
+    /// The counted things and the action, such as `tasks` and `sent`.
     noun: &'static str,
     verb: &'static str,
     line: Mutex<Option<ProgressLine>>,
@@ -38,7 +39,7 @@ pub(crate) struct TransferDisplay {
 }
 
 impl TransferDisplay {
-    /// The same, which shows the first message that would be sent.
+    /// A display for a dry run. It shows the first message that would be sent.
     pub(crate) fn of_dry_run(
         console: &Console,
         noun: &'static str,
@@ -62,8 +63,8 @@ impl TransferDisplay {
         }
     }
 
-    /// Waits for a transfer, and removes its progress. Says how many refused messages were not
-    /// shown.
+    /// Waits for a transfer, and removes its progress line. Shows the number of refused messages
+    /// that were not shown.
     pub(crate) async fn follow<T>(&self, transfer: impl Future<Output = T>) -> T {
         let ended = transfer.await;
         *self.line.lock() = None;
@@ -114,7 +115,7 @@ pub(crate) fn create_rejects(path: &Path) -> Result<Rejects, Advice> {
     })
 }
 
-/// Says which messages are in the file of `--rejects`.
+/// Tells the user how many lines are in the file of `--rejects`.
 pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) {
     if let Some(path) = rejects.filter(|_| sent.kept > 0) {
         let lines = output::count(sent.kept, "line");
@@ -122,8 +123,8 @@ pub(crate) fn tell_kept(console: &Console, sent: &Sent, rejects: Option<&Path>) 
     }
 }
 
-/// A transfer between queues that failed, with how far it came. `verb` is what it does, such as
-/// `moved`.
+/// The error of a failed transfer between queues, with the number of messages before it. `verb` is
+/// the action, such as `moved`.
 pub(crate) fn forward_error(error: &ForwardError, verb: &str) -> Advice {
     let advice = Advice::failed(error.to_string());
     match error {
@@ -142,17 +143,18 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// How a command ends that was stopped: as if the signal had ended it.
+    /// The exit code of a stopped command: the same as if the signal had ended it.
     pub(crate) fn exit(&self) -> Exit {
         Exit::Killed(self.signal.load(Relaxed))
     }
 }
 
-/// Is cancelled by Ctrl-C or SIGTERM. A second signal exits at once; leased messages are then
-/// available again when their leases expire.
+/// Returns a [`Stop`] that Ctrl-C or SIGTERM cancels. A second signal exits at once. Leased
+/// messages are then available again when their leases expire.
 pub(crate) fn stop_on_signal(console: &Console) -> Stop {
     let stop = Stop::default();
-    // Listens before the first message is sent. A system that refuses ends the process at a signal.
+    // Listen before the first message is sent. If the handlers can't be installed, a signal ends
+    // the process.
     let Ok(mut signals) = Signals::listen() else { return stop };
     let (console, stopped) = (console.clone(), stop.clone());
     tokio::spawn(async move {

@@ -1,5 +1,5 @@
 //! `host try`: runs one task with a component and inputs from files, or the task of a report or a
-//! message as `host run` would.
+//! message, as `host run` would.
 
 mod figures;
 mod given;
@@ -42,9 +42,9 @@ use figures::Figures;
 use given::{Component, Input};
 use replay::{Buckets, Found, Wanted};
 
-/// The time between two samples of a profile.
+/// The interval between two samples of a profile.
 const SAMPLES: Duration = Duration::from_millis(1);
-/// Bytes that are shown of a payload.
+/// The maximum number of bytes of a payload that are shown.
 const MOST_PAYLOAD: usize = 500;
 
 /// Options of `host try`.
@@ -102,7 +102,8 @@ pub(crate) struct Try {
     #[arg(
         long,
         requires = "from",
-        // What excludes --from would also take away that it is missing.
+        // Repeats the options that exclude `--from`: with one of them, clap would not require
+        // `--from` for this option.
         conflicts_with_all = ["out", "given", "inputs", "payload", "base_directory"],
         help_heading = "A task of a queue"
     )]
@@ -118,21 +119,21 @@ pub(crate) struct Try {
     flags: Flags<Executes>,
 }
 
-/// A task, and where its parts come from.
+/// A task, and the sources of its inputs and component.
 struct Plan {
     task: Task,
     attempt: u32,
-    /// Inputs that the user names.
+    /// The inputs that the user named.
     inputs: Vec<Input>,
-    /// The component that the user names.
+    /// The component that the user named.
     component: Option<Component>,
-    /// The buckets of a task of a queue.
+    /// The buckets of a task from a queue or a file of messages.
     buckets: Option<Buckets>,
-    /// The component of the task's report.
+    /// The digest of the component in the task's report.
     reported: Option<String>,
 }
 
-/// What came of the task, as `--json` prints it.
+/// The result of the task, as `--json` prints it.
 #[derive(Serialize)]
 struct Outcome<'a> {
     name: &'a str,
@@ -247,10 +248,10 @@ impl Try {
         Ok(if outcome.success { Exit::Done } else { Exit::Partly })
     }
 
-    /// Which task is run, and with what.
+    /// Determines the task, its inputs and its component.
     async fn plan(&self, console: &Console, settings: &Settings) -> anyhow::Result<Plan> {
         let component = match &self.component {
-            // A wrong payload is told before a long build.
+            // Report a wrong payload before a long build.
             Some(named) => {
                 self.payload()?;
                 Some(Component::read(named)?)
@@ -287,7 +288,8 @@ impl Try {
         self.payload.as_deref().map(described::payload).transpose()
     }
 
-    /// The task that the options describe, as a message would.
+    /// The task that the options describe. It is encoded and decoded as a message, with the same
+    /// checks.
     fn described(&self, component: &Path, inputs: &[Input]) -> anyhow::Result<Task> {
         let is_stdin = component == Path::new(given::STDIN);
         let name = self.name.as_deref().or(is_stdin.then_some("task"));
@@ -335,7 +337,7 @@ impl Try {
             None => (given::open_all(&plan.inputs)?, ReadInPlace::default()),
             Some((files, prefetch, reach)) => {
                 if files.is_some() {
-                    // The files are there to be asked for.
+                    // The task gets no inputs. Its plan names the files that it needs.
                     told = Arc::new(Task { inputs: Vec::new(), ..plan.task.clone() });
                 }
                 let mut brought = prefetch.bring(&told.base_directory, &told.inputs).await?;
@@ -394,7 +396,7 @@ impl Try {
         Ok((figures, self.publish(execution, plan).await?))
     }
 
-    /// The component that ran.
+    /// The bytes of the component that ran.
     async fn wasm(&self, bench: &LocalRunner, plan: &Plan) -> anyhow::Result<Vec<u8>> {
         match (&plan.component, &plan.buckets) {
             (Some(Component { bytes, .. }), _) => Ok(bytes.clone()),
@@ -403,7 +405,7 @@ impl Try {
         }
     }
 
-    /// Shows where a guest broke off.
+    /// Shows where a guest failed: its backtrace and its last failed file call.
     async fn tell_end(
         &self,
         console: &Console,
@@ -422,7 +424,7 @@ impl Try {
         Ok(())
     }
 
-    /// Publishes what the task left, and returns it.
+    /// Publishes the outputs of the task, and returns their paths and sizes.
     async fn publish(
         &self,
         execution: Execution,
@@ -466,17 +468,18 @@ impl Try {
     }
 }
 
-/// The limits of the task, as for a host with these settings.
+/// The limits that a host with these settings would set for the task.
 fn limits(settings: &Settings, task: &Task) -> anyhow::Result<Arc<Limits>> {
     let mut table = settings.task(&task.name)?;
     open_files::prepare_for(1, &mut table.limits, &mut Tasks::new());
     let mut limits = table.limits(&task.name);
-    // Shown at the end, so that one can choose a limit.
+    // Measure processor time even without a limit: it is shown at the end, and helps to choose a
+    // limit.
     limits.cpu_time.get_or_insert(Duration::MAX);
     Ok(Arc::new(limits))
 }
 
-/// Says which task of a queue is run.
+/// Shows the task of a report or a message.
 fn tell_task(console: &Console, task: &Task, attempt: u32) {
     let inputs = output::count(task.inputs.len() as u64, "input");
     let base = task.base_directory.as_str();
@@ -490,7 +493,7 @@ fn tell_task(console: &Console, task: &Task, attempt: u32) {
     ));
 }
 
-/// Says whether the component is that of the report.
+/// Tells the user whether the component is the one in the report.
 fn tell_component(console: &Console, plan: &Plan, digest: &str) {
     match &plan.reported {
         Some(reported) if reported == digest => {

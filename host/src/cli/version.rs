@@ -1,10 +1,11 @@
-//! What `host --version` prints.
+//! The text of `host --version`.
 
 /// The version of this program.
 pub(crate) const SHORT: &str = env!("CARGO_PKG_VERSION");
-/// The commit that it was built from, if whoever built it says so.
+/// The commit that this program was built from, if the build set the variable.
 const COMMIT: Option<&str> = option_env!("TASK_HOST_COMMIT");
-/// The version of wasmtime. No constant of wasmtime says it, so a test compares it.
+/// The version of wasmtime. wasmtime has no constant for it, so a test compares this one with
+/// `Cargo.lock`.
 const WASMTIME: &str = "48.0.8";
 const WIT: &str = include_str!("../../wit/task.wit");
 

@@ -1,5 +1,4 @@
-//! What `host top` and `host dashboard` have in common: the queue that they look at, and how it is
-//! opened.
+//! The options that `host top` and `host dashboard` share, and how they open the queue.
 
 use task_host::config::parse;
 use task_host::heartbeat::Place;
@@ -10,7 +9,8 @@ use super::console::Console;
 use super::settings::{Flags, Group, Settings, When};
 use super::submit::open_bucket;
 
-/// Reports that are read of a service by default. Each is leased to be read.
+/// The default maximum number of reports that are read from a service. Each must be leased to be
+/// read.
 const LEASED: u64 = 1_000;
 
 /// For commands that watch hosts.
@@ -41,15 +41,15 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Opens the queue, its error queue, and the place of heartbeats. `is_told` is false where
-    /// warnings would tear the screen.
+    /// Opens the queue, its error queue, and the place of heartbeats. `is_told` is false if
+    /// warnings would disturb the screen.
     pub(crate) async fn open(&self, is_told: bool) -> anyhow::Result<Watcher> {
         let settings = self.flags.load()?;
         if is_told {
             Console::plain(When::Never);
         }
         let queue = settings.queue()?;
-        // Nothing is created by looking at it.
+        // Watching must not create queues.
         let access = queue::Access { create: false, ..settings.queue_access()? };
         let errors = settings.error_queue(&queue)?;
         let most_reports = match errors.is_remote() {
@@ -66,7 +66,7 @@ impl Watch {
     }
 }
 
-/// Where the hosts of a queue write their heartbeats.
+/// The place in which the hosts of a queue write their heartbeats.
 async fn place(settings: &Settings, queue: &Address) -> anyhow::Result<Place> {
     match Place::in_queue(queue) {
         Some(place) => Ok(place),

@@ -1,4 +1,4 @@
-//! `host wit`: the interface between host and task, for the tools of any language.
+//! `host wit`: prints or writes the interface between host and task, for the tools of any language.
 
 use std::fs;
 use std::io::Write;
@@ -28,8 +28,9 @@ pub(crate) struct Wit {
 /// The world and its documentation.
 pub(crate) const TASK: &str = include_str!("../../wit/task.wit");
 
-/// The packages of WASI 0.2 that a guest may import: paths in a project, and contents. wasmtime-wasi
-/// 48 has them (Apache-2.0 WITH LLVM-exception). They name each other, so none can be left out.
+/// The packages of WASI 0.2 that a guest may import: paths in a project, and contents. They are
+/// copied from wasmtime-wasi 48 (Apache-2.0 WITH LLVM-exception). They refer to each other, so all
+/// of them are needed.
 pub(crate) const WASI: [(&str, &str); 6] = [
     ("wit/deps/cli.wit", include_str!("../../wasi/cli.wit")),
     ("wit/deps/clocks.wit", include_str!("../../wasi/clocks.wit")),
@@ -71,7 +72,7 @@ mod tests {
     fn tools_can_read_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("new/wit");
-        // Also a second time.
+        // The second time, the files exist.
         for _ in 0..2 {
             Wit { out: Some(out.clone()) }.run().unwrap();
         }

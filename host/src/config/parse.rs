@@ -1,6 +1,7 @@
 //! Parsers of settings: from text to a typed value.
 //!
-//! A message completes the sentence `--lease: "1s" …`: what is wrong, and what would be right.
+//! An error message completes the sentence `--lease: "1s" …`. It says what is wrong and what would
+//! be right.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,8 +26,8 @@ use crate::scheme;
 /// A value, or what is wrong with its text.
 pub type Parsed<T> = Result<T, String>;
 
-/// The address of a queue. A plain path is a directory. A bare name could be that of an SQS queue, as
-/// it is for python-task-queue, so it has to be a directory that exists.
+/// The address of a queue. A plain path is a directory. A bare name has to be an existing
+/// directory, because it could also be meant as the name of an SQS queue, as in python-task-queue.
 pub fn queue(text: &str) -> Parsed<queue::Address> {
     let address: queue::Address = text.parse().map_err(|e: queue::AddressError| e.problem)?;
     let is_bare = !text.contains(['/', ':']) && !text.starts_with(['.', '~']);
@@ -107,7 +108,7 @@ pub(super) fn prefix(text: &str) -> Parsed<Prefix> {
     Prefix::new(text.trim_end_matches('/')).map_err(|error| error.to_string())
 }
 
-/// Prefixes of keys, separated by colons. A slash alone is the bucket's root.
+/// Prefixes of keys, separated by colons. A single slash is the bucket's root.
 pub(super) fn readable(text: &str) -> Parsed<Prefixes> {
     let prefixes = text.split(':').map(|text| match text {
         "/" => Ok(Prefix::root()),
@@ -116,7 +117,7 @@ pub(super) fn readable(text: &str) -> Parsed<Prefixes> {
     prefixes.collect::<Parsed<_>>().map(Prefixes)
 }
 
-/// The prefix of components or logs, which is apart from the receipts.
+/// The prefix of components or logs. It may not be below a prefix that belongs to the host.
 pub(super) fn component_prefix(text: &str) -> Parsed<Prefix> {
     let prefix = prefix(text)?;
     check_not_reserved(prefix.as_str()).map_err(|error| error.to_string())?;
@@ -144,7 +145,7 @@ pub(super) fn stored_encoding(text: &str) -> Parsed<StoredEncoding> {
     }
 }
 
-/// `5m`, `1h 30m` or `250ms`. A bare number is seconds.
+/// A duration such as `5m`, `1h 30m` or `250ms`. A bare number is in seconds.
 pub fn duration(text: &str) -> Parsed<Duration> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
@@ -170,7 +171,7 @@ pub(super) fn lease(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// `512MiB` or `4GB`. A bare number is bytes.
+/// A size such as `512MiB` or `4GB`. A bare number is in bytes.
 pub fn size(text: &str) -> Parsed<ByteSize> {
     text.parse()
         .map_err(|_| "is not a size in bytes; write for example 512MiB, 4GB or 100000".to_owned())
@@ -199,7 +200,7 @@ pub(super) fn log(text: &str) -> Parsed<ByteSize> {
     }
 }
 
-/// The memory of the host for a task. Calls and handles take some of it in any case.
+/// The host's own memory for one task. Calls and handles always take some of it.
 pub(super) fn host_memory(text: &str) -> Parsed<ByteSize> {
     match size(text)? {
         size if size < LEAST_HOST_MEMORY => Err(format!(
@@ -210,7 +211,7 @@ pub(super) fn host_memory(text: &str) -> Parsed<ByteSize> {
     }
 }
 
-/// The memory of the process that compiles, which needs some before it starts to compile.
+/// The memory of the compiling process. The process needs some memory before it can compile.
 pub(super) fn compile_memory(text: &str) -> Parsed<ByteSize> {
     match size(text)? {
         size if size < ByteSize::mib(64) => {
@@ -277,7 +278,7 @@ pub(super) fn prefetch(text: &str) -> Parsed<usize> {
     }
 }
 
-/// A number of files that a task may have open. Each takes a handle.
+/// The number of files that a task may have open. Each takes a handle.
 pub(super) fn open_files(text: &str) -> Parsed<u64> {
     match positive(text)? {
         n @ 1..=10_000 => Ok(n),

@@ -15,15 +15,15 @@ pub type Tasks = BTreeMap<TaskName, NamedTask>;
 /// One table.
 #[derive(Debug, Clone)]
 pub struct NamedTask {
-    /// The limits of these tasks: those of the table, and the general ones for what it leaves out.
+    /// The limits of these tasks: the table's settings, and the general ones where it has none.
     pub limits: TaskSettings,
-    /// The settings that the table has.
+    /// The names of the settings that the table contains.
     pub own: BTreeSet<&'static str>,
-    /// The digests of the components that may run these tasks; any if none.
+    /// The digests of the components that may run these tasks. None allows any component.
     pub components: Option<BTreeSet<Digest>>,
 }
 
-/// What the tasks of each name may use.
+/// The limits of the tasks of each name.
 #[derive(Debug)]
 pub struct TaskLimits {
     general: Arc<Limits>,
@@ -31,20 +31,20 @@ pub struct TaskLimits {
 }
 
 impl TaskLimits {
-    /// The limits that the tables set, and the general ones.
+    /// Combines the limits of the tables with the general limits.
     pub fn new(general: &TaskSettings, tables: &Tasks) -> Self {
         let named = tables.iter();
         let named = named.map(|(name, task)| (name.clone(), Arc::new(task.limits(name))));
         Self { general: Arc::new(general.limits()), named: named.collect() }
     }
 
-    /// The limits of tasks of that name.
+    /// The limits of the tasks of this name.
     pub fn of(&self, name: &TaskName) -> &Arc<Limits> {
         self.named.get(name).unwrap_or(&self.general)
     }
 
-    /// The limits that allow the most of something: those of a table only if they allow more than
-    /// the general ones.
+    /// The limits with the largest value of `of`: those of a table only if it allows more than the
+    /// general limits.
     pub fn most<T: Ord>(&self, of: impl Fn(&Limits) -> T) -> &Limits {
         let larger = |most, next| if of(next) > of(most) { next } else { most };
         self.named.values().map(|limits| &**limits).fold(&self.general, larger)
@@ -52,7 +52,7 @@ impl TaskLimits {
 }
 
 impl NamedTask {
-    /// The sandbox's limits for tasks of that name.
+    /// The sandbox's limits for the tasks of this name.
     pub fn limits(&self, name: &TaskName) -> Limits {
         let table = Table { name: name.clone(), settings: self.own.clone() };
         Limits { table: Some(Arc::new(table)), ..self.limits.limits() }
@@ -60,7 +60,7 @@ impl NamedTask {
 }
 
 impl Config {
-    /// What the tasks of each name may use.
+    /// The limits of the tasks of each name.
     pub fn limits(&self) -> TaskLimits {
         TaskLimits::new(&self.task, &self.tasks)
     }

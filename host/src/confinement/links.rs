@@ -1,19 +1,19 @@
-//! Where the links in a directory bucket lead.
+//! Finds the targets of links in a directory bucket.
 //!
-//! A bucket may have links to other places, and the host follows them. Most are near the root of
-//! the bucket, made when it was set up. Those are found; a place that only a deeper link leads to
-//! has to be named.
+//! A bucket may have links to other directories, and the host follows them. Most links are near the
+//! root of the bucket, where they were made when the bucket was set up. This module finds these.
+//! The user must name the targets of deeper links.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How deep below the root links are looked for.
+/// The levels of directories that are searched for links.
 const DEPTH: usize = 3;
-/// How many entries are looked at.
+/// The most entries that are searched.
 const ENTRIES: usize = 4096;
 
-/// The places outside of the bucket that links in it lead to.
+/// The targets of the bucket's links that are outside the bucket.
 pub(super) fn targets(bucket: &Path) -> Vec<PathBuf> {
     let Ok(root) = fs::canonicalize(bucket) else { return Vec::new() };
     let mut found = Vec::new();

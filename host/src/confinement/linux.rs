@@ -1,4 +1,4 @@
-//! Landlock, seccomp and capabilities of Linux.
+//! Landlock, seccomp and capabilities on Linux.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod calls;
@@ -14,10 +14,10 @@ use landlock::{
 
 use super::{InForce, Rules};
 
-/// The version of Landlock whose rights for files are used. It has all kinds of access to files.
+/// The version of Landlock that is used. It covers all kinds of access to files.
 const FILES: ABI = ABI::V6;
 
-/// Confines this thread for good, to find out what the kernel can enforce.
+/// Confines this thread until it ends, to find out what the kernel can enforce.
 pub(super) fn try_on_thread() -> InForce {
     InForce {
         calls: restrict_calls(false).is_ok(),
@@ -25,7 +25,8 @@ pub(super) fn try_on_thread() -> InForce {
     }
 }
 
-/// Confines this process for good, as far as the kernel can. What it can't is logged and left out.
+/// Confines this process until it ends. A rule that the kernel can't enforce is logged and left
+/// out.
 pub(super) fn confine(rules: &Rules) -> InForce {
     if let Err(errno) = capabilities::drop() {
         tracing::debug!("this host keeps the capabilities that it has: {errno}");
@@ -41,10 +42,10 @@ pub(super) fn confine(rules: &Rules) -> InForce {
     InForce { calls: calls.is_ok(), ..files }
 }
 
-/// Keeps this process from all files and networks that it does not have as open descriptors.
+/// Drops this process's access to all files and networks. Open descriptors stay usable.
 ///
 /// # Errors
-/// When the kernel can't do it.
+/// When the kernel can't enforce this.
 pub(super) fn give_up_files() -> Result<(), RulesetError> {
     Ruleset::default()
         .handle_access(AccessFs::from_all(FILES))?
@@ -69,7 +70,7 @@ fn restrict_files(rules: &Rules) -> Result<InForce, RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let running = reading | AccessFs::Execute;
     let all = AccessFs::from_all(FILES);
-    // No data become programs or devices.
+    // In writable directories, nothing can be executed, and no device can be made.
     let writing = all & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

@@ -1,4 +1,5 @@
-//! What any program needs of its machine, and the files with credentials that its environment names.
+//! The paths that any program needs on its machine, and the files with credentials that its
+//! environment names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::{Rules, ports};
 use crate::environment::Environment;
 
-/// Programs and libraries.
+/// Directories with programs and libraries.
 const PROGRAMS: &[&str] = &[
     "/usr",
     "/bin",
@@ -19,12 +20,12 @@ const PROGRAMS: &[&str] = &[
     "/opt",
     "/nix/store",
     "/gnu/store",
-    // This program, which compiles components in a process of its own.
+    // The host's own program, which it starts to compile components.
     "/proc/self/exe",
 ];
-/// What describes the machine and its services: names, users, certificates, processors, memory.
+/// Descriptions of the machine and its services: names, users, certificates, processors, memory.
 ///
-/// Programs replace files in `/etc`, such as `resolv.conf`, so the whole directory is named.
+/// Programs replace files in `/etc`, such as `resolv.conf`, so the whole directory is listed.
 const DESCRIPTIONS: &[&str] = &[
     "/etc",
     "/proc",
@@ -34,9 +35,9 @@ const DESCRIPTIONS: &[&str] = &[
     "/var/lib/sss",
     "/var/lib/ca-certificates",
 ];
-/// Links there may lead to files of other services, which replace them.
+/// Files that may be links to files of other services, which may replace the files.
 const NAME_SERVICE: &[&str] = &["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
-/// Devices without anybody's data, and this process's own entries.
+/// Devices that hold no data, and this process's own entries in `/proc`.
 const DEVICES: &[&str] = &[
     "/dev/null",
     "/dev/zero",
@@ -46,11 +47,11 @@ const DEVICES: &[&str] = &[
     "/dev/tty",
     "/proc/self",
 ];
-/// Variables that begin so may name a file with credentials or certificates, or its directory.
+/// Prefixes of variables that may name a file with credentials or certificates, or its directory.
 const CLOUDS: &[&str] = &["AWS_", "AZURE_", "GOOGLE_", "GCLOUD_", "CLOUDSDK_", "SSL_CERT_"];
-/// Directories of the cloud services' own tools, in the home directory.
+/// Directories of cloud tools in the home directory.
 const OF_TOOLS: &[&str] = &[".config/gcloud", ".azure", ".cloudvolume/secrets"];
-/// The directory of AWS's tools. Tokens of a single sign-on are refreshed there.
+/// The directory of AWS's tools. Refreshed single sign-on tokens are written to it.
 const OF_AWS: &str = ".aws";
 
 pub(super) fn add(rules: &mut Rules, environment: &Environment) {
@@ -62,7 +63,7 @@ pub(super) fn add(rules: &mut Rules, environment: &Environment) {
     rules.write.extend(DEVICES.iter().map(PathBuf::from));
     for prefix in CLOUDS {
         for (_, value) in environment.starting(prefix) {
-            // Directories of certificates may be several.
+            // A variable may name several directories of certificates.
             for path in value.split(':').map(Path::new).filter(|path| path.is_absolute()) {
                 rules.read_file(path);
             }
@@ -74,7 +75,7 @@ pub(super) fn add(rules: &mut Rules, environment: &Environment) {
     of_google(rules, environment);
 }
 
-/// What the profiles of AWS name.
+/// Adds the files, programs and ports that the profiles of AWS name.
 fn of_aws(rules: &mut Rules, environment: &Environment) {
     let files =
         [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")];
@@ -93,7 +94,7 @@ fn of_aws(rules: &mut Rules, environment: &Environment) {
     }
 }
 
-/// What a file with Google's credentials names: another file, or a program.
+/// Adds the ports, the file and the program that a file with Google's credentials names.
 fn of_google(rules: &mut Rules, environment: &Environment) {
     let named = environment.get("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from);
     let default = || environment.home(".config/gcloud/application_default_credentials.json");
@@ -110,7 +111,8 @@ fn of_google(rules: &mut Rules, environment: &Environment) {
     }
 }
 
-/// A program that prints credentials: its directory, those of other programs, and temporary files.
+/// Adds what a program that prints credentials needs: its directory, the directories in `PATH`, and
+/// the directory of temporary files.
 fn starts(rules: &mut Rules, environment: &Environment, command: &str) {
     let path = environment.get("PATH").unwrap_or_default();
     rules.run.extend(path.split(':').map(PathBuf::from).filter(|dir| dir.is_absolute()));

@@ -1,13 +1,14 @@
-//! The TCP ports that a host connects to: those of the web and of names, and those that settings,
+//! The TCP ports that a host connects to: the ports of HTTP and DNS, and the ports that settings,
 //! variables and files with credentials name.
 
 use std::collections::BTreeSet;
 
 use crate::environment::Environment;
 
-/// HTTPS, HTTP (also metadata servers), and names whose answers are long.
+/// HTTPS, HTTP (also for metadata servers), and DNS, which uses TCP for long answers.
 const ALWAYS: [u16; 3] = [443, 80, 53];
-/// Variables with such a part may be an address without a scheme, such as `localhost:8085`.
+/// A variable whose name has such a part may be an address without a scheme, such as
+/// `localhost:8085`.
 const ADDRESSES: [&str; 5] = ["HOST", "ENDPOINT", "PROXY", "ADDR", "SERVER"];
 
 /// Adds the ports that every host uses, and those in the environment.

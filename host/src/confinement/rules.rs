@@ -1,4 +1,4 @@
-//! What a host may use: paths and ports, as they are collected.
+//! Collects the paths and ports that a host may use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::{links, machine, ports};
 use crate::environment::Environment;
 
-/// Directories that hold too much to be opened to a host because one of its own is in them. The
-/// user's home directory is another.
+/// Directories with so much other data that a host gets no access to them only because they contain
+/// one of its own directories. The same applies to the user's home directory.
 const TOO_MUCH: &[&str] = &[
     "/",
     "/bin",
@@ -34,22 +34,22 @@ const TOO_MUCH: &[&str] = &[
 /// The files, directories and ports that a host may use.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// What is read.
+    /// Paths that the host reads.
     pub(super) read: Vec<PathBuf>,
-    /// What is read, and has programs.
+    /// Paths that the host reads and that have programs.
     pub(super) run: Vec<PathBuf>,
-    /// What is read and changed.
+    /// Paths that the host reads and changes.
     pub(super) write: Vec<PathBuf>,
-    /// Ports that are connected to.
+    /// Ports that the host connects to.
     pub(super) connect: BTreeSet<u16>,
-    /// Ports that are listened at.
+    /// Ports that the host listens on.
     pub(super) listen: BTreeSet<u16>,
     home: Option<PathBuf>,
 }
 
 impl Rules {
-    /// What any host needs in this environment: the system's programs and libraries, the names of
-    /// machines and users, certificates, and the credentials of cloud services.
+    /// The rules that any host needs in this environment: for the system's programs and libraries,
+    /// the names of machines and users, certificates, and the credentials of cloud services.
     pub fn of(environment: &Environment) -> Self {
         let home = environment.home("").and_then(|home| fs::canonicalize(home).ok());
         let mut rules = Self { home, ..Self::default() };
@@ -58,12 +58,12 @@ impl Rules {
         rules
     }
 
-    /// A directory that this host reads and changes. It and the nearest directory above that exists
-    /// may be used, so that a new directory may take its place. If that would be too much, only the
-    /// directory itself may be used; it is then made now if `is_made`.
+    /// Adds a directory that the host reads and changes. Also adds the nearest existing directory
+    /// above it, so that the directory can be replaced. If the directory above has too much other
+    /// data, adds only the directory itself, and creates it now if `is_made` is true.
     ///
     /// # Errors
-    /// When the directory can't be made.
+    /// When the directory can't be created.
     pub fn own(&mut self, dir: &Path, is_made: bool) -> io::Result<()> {
         let dir = std::path::absolute(dir)?;
         let there = fs::canonicalize(&dir).ok();
@@ -80,7 +80,7 @@ impl Rules {
         Ok(())
     }
 
-    /// A directory that is only read. A new one may take its place.
+    /// Adds a directory that the host only reads. The directory may be replaced.
     pub fn read(&mut self, dir: &Path) {
         if let Some(above) = fs::canonicalize(dir).ok().as_deref().and_then(Path::parent)
             && !self.is_too_much(above)
@@ -90,12 +90,12 @@ impl Rules {
         self.read.push(dir.to_owned());
     }
 
-    /// A file or directory that is read and changed, whatever it holds.
+    /// Adds a file or directory that the host reads and changes. Does not check what it contains.
     pub fn allow(&mut self, path: &Path) {
         self.write.push(path.to_owned());
     }
 
-    /// The places that the links in a bucket lead to, as far as a short look finds them.
+    /// Adds the targets of a bucket's links, as far as a short search finds them.
     pub fn follow_links(&mut self, bucket: &Path, is_written: bool) {
         let found = links::targets(bucket).into_iter();
         let found: Vec<_> = found.filter(|target| !self.is_too_much(target)).collect();
@@ -103,20 +103,20 @@ impl Rules {
         paths.extend(found);
     }
 
-    /// The ports in the URL of a queue or bucket.
+    /// Adds the ports in the URL of a queue or bucket.
     pub fn connect(&mut self, url: &str) {
         self.connect.extend(ports::in_text(url));
     }
 
-    /// A port that is listened at.
+    /// Adds a port that the host listens on.
     pub fn listen(&mut self, port: u16) {
         self.listen.insert(port);
     }
 
-    /// A file that may be replaced by another one of its name: what is read is its directory.
+    /// Adds a file that the host reads, and its directory, because the file may be replaced.
     pub(super) fn read_file(&mut self, file: &Path) {
         self.read.push(file.to_owned());
-        // A link may lead to a file that is replaced.
+        // If the file is a link, its target may be replaced too.
         for path in [Some(file.to_owned()), fs::canonicalize(file).ok()].into_iter().flatten() {
             let dir = path.parent().and_then(|dir| fs::canonicalize(dir).ok());
             self.read.extend(dir.filter(|dir| !self.is_too_much(dir)));
@@ -152,12 +152,12 @@ mod tests {
         assert_eq!(written(&queue, elsewhere, true), [root.clone(), queue.clone()]);
         assert!(!queue.exists(), "it is left to be made");
         assert_eq!(written(&deep, elsewhere, true), [root.clone(), deep]);
-        // In a home directory, only the directory itself, which has to be there.
+        // In a home directory, only the directory itself is named, and it must exist.
         assert_eq!(written(&queue, &root, false), std::slice::from_ref(&queue));
         assert!(!queue.exists());
         assert_eq!(written(&queue, &root, true), std::slice::from_ref(&queue));
         assert!(queue.is_dir());
-        // What a link leads to may be replaced.
+        // The target of a link may be replaced.
         let link = root.join("link");
         fs::create_dir_all(root.join("other/place")).unwrap();
         std::os::unix::fs::symlink("other/place", &link).unwrap();

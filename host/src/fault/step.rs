@@ -1,10 +1,10 @@
 //! The steps of a task's life at which a test can fault a host.
 //!
-//! The tests from outside include this file, so it names nothing else of the crate.
+//! The integration tests include this file, so it uses nothing else of the crate.
 
 macro_rules! steps {
     ($($(#[doc = $doc:literal])+ $step:ident,)+) => {
-        /// A step. `FAILPOINTS` names it as it is written here.
+        /// A step. `FAILPOINTS` uses these names.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Step {
             $($(#[doc = $doc])+ $step,)+
@@ -23,9 +23,9 @@ steps! {
     Leased,
     /// The message is decoded.
     Decoded,
-    /// The receipt of the task was looked for.
+    /// The host has looked for the task's receipt.
     ReceiptRead,
-    /// The inputs are there.
+    /// The inputs are fetched.
     InputsFetched,
     /// The component is loaded.
     ComponentReady,
@@ -65,7 +65,7 @@ steps! {
     // Components and the cache.
     /// The compiler is started next.
     Compile,
-    /// The component is compiled, and its code is nowhere stored.
+    /// The component is compiled, and its code is not stored yet.
     Compiled,
     /// Compiled code is written next.
     StoreCode,
@@ -73,11 +73,11 @@ steps! {
     CodeStored,
     /// A download creates its file next.
     Download,
-    /// A download is whole, and is renamed next.
+    /// A download is complete, and is renamed next.
     StoreBlob,
     /// A blob is in the cache.
     BlobStored,
-    /// The digest of an object is remembered next.
+    /// The digest of an object is added to the index next.
     StoreIndex,
     /// A blob was evicted.
     Evicted,
@@ -90,7 +90,7 @@ steps! {
     /// The file of an output is written, and is renamed next.
     RenameOutput,
 
-    // A bucket of a service.
+    // A cloud bucket.
     /// An object is requested next.
     GetObject,
     /// An object is sent next.
@@ -99,39 +99,39 @@ steps! {
     // A directory queue.
     /// Lines are appended to a movement file next.
     NoteMove,
-    /// A lease is noted, and its message is not renamed.
+    /// A lease is noted, and its message is not renamed yet.
     LeaseNoted,
     /// A message is renamed for a lease.
     LeaseRenamed,
     /// The start of an execution is noted.
     StartNoted,
-    /// The failure of an execution is noted, and its message is not renamed.
+    /// The failure of an execution is noted, and its message is not renamed yet.
     FailureNoted,
     /// The end of an execution under a lost lease is noted.
     DisownNoted,
-    /// The new name of a leased message is noted, and the message is not renamed.
+    /// The new name of a leased message is noted, and the message is not renamed yet.
     MoveNoted,
     /// A leased message is renamed.
     MoveRenamed,
-    /// A finished message is out of the queue, and its other files are there.
+    /// A finished message is out of the queue, and its other files still exist.
     Claimed,
-    /// The movement file of a finished message is removed, and the message is there.
+    /// The movement file of a finished message is removed, and the message still exists.
     Forgotten,
-    /// All files of a finished message are removed, and it is not counted.
+    /// All files of a finished message are removed, and it is not counted yet.
     Discarded,
-    /// The movement file of a message that a killed host left is removed, and the message is there.
+    /// The movement file of a message that a killed host left is removed; the message still exists.
     SweepForgotten,
-    /// A message that is sent is written.
+    /// The file of a new message is written.
     SendWritten,
-    /// A message that is sent has its movement file.
+    /// A new message has its movement file.
     SendNoted,
-    /// A message is sent.
+    /// A new message is in the queue.
     SendRenamed,
 
     // SQS.
     /// Messages are requested next.
     SqsReceive,
-    /// Messages have come.
+    /// Messages were received.
     SqsReceived,
     /// Messages are deleted next.
     SqsDelete,
@@ -149,7 +149,7 @@ steps! {
     // Pub/Sub.
     /// Messages are requested next.
     PubSubPull,
-    /// Messages have come.
+    /// Messages were received.
     PubSubPulled,
     /// Messages are acknowledged next.
     PubSubAcknowledge,

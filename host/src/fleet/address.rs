@@ -1,4 +1,4 @@
-//! Which engine, as a URL says it.
+//! Parses the URL of an engine.
 //!
 //! ```text
 //! docker://                this machine, or what DOCKER_HOST or the current context names
@@ -46,11 +46,11 @@ pub enum Address {
     },
 }
 
-/// A text that is not the URL of an engine.
+/// The error for a text that is not the URL of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct AddressError {
-    /// What is wrong with it, and what to write instead.
+    /// What is wrong with the text, and what to write instead.
     pub problem: String,
 }
 
@@ -65,7 +65,7 @@ impl FromStr for Address {
             return Err(wrong(format!("is not the URL of an engine; write {KNOWN}")));
         };
         let rest = rest.trim_end_matches('/');
-        // Names are arguments of commands and parts of requests.
+        // Names become arguments of commands and parts of requests.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:@/".contains(c);
         if rest.starts_with(['-', '/']) || !rest.chars().all(is_plain) {
             return Err(wrong(format!("names nothing that exists; write {KNOWN}")));

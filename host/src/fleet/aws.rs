@@ -1,5 +1,5 @@
-//! What AWS Batch and AWS ECS have in common: clients, errors, options, sizes, and requests that are
-//! sent as they are shown.
+//! The parts that AWS Batch and AWS ECS share: clients, errors, options, sizes, and requests that
+//! are sent exactly as `render` shows them.
 
 #[cfg(test)]
 pub(super) mod fake;
@@ -23,24 +23,24 @@ use crate::shell;
 
 pub(super) use options::{Options, whole};
 
-/// How long one try of a request may take. ECS is slow to stop tasks.
+/// The time limit of one attempt of a request. ECS is slow to stop tasks.
 const ATTEMPT: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Tags of what a fleet consists of.
+/// Tags of a fleet's resources.
 pub(super) const FLEET: &str = "task-host.fleet";
 pub(super) const DIGEST: &str = "task-host.digest";
-/// Tag of a definition: a digest of what it says.
+/// Tag of a definition: the digest of its content.
 pub(super) const DEFINITION: &str = "task-host.definition";
-/// The number of a worker, for engines without a variable of their own.
+/// The variable with a worker's number, for engines that set no variable themselves.
 pub(super) const WORKER_INDEX: &str = "HOST_WORKER_INDEX";
-/// The beginning of the names of definitions and jobs.
+/// The prefix of the names of definitions and jobs.
 pub(super) const PREFIX: &str = "task-host-";
-/// Requests about many workers that are sent at the same time.
+/// The number of concurrent requests about single workers.
 pub(super) const AT_A_TIME: usize = 10;
-/// Why workers of this program were stopped, for people who look at them in the console.
+/// Why workers were stopped, as the AWS console shows it.
 pub(super) const STOPPED: &str = "stopped by `host fleet`";
 
-/// The account of AWS, as seen by an engine.
+/// An AWS account and region, for one engine.
 #[derive(Debug, Clone)]
 pub(super) struct Aws {
     /// The engine's address, for errors.
@@ -50,7 +50,7 @@ pub(super) struct Aws {
 }
 
 impl Aws {
-    /// Finds region and credentials as the AWS tools do.
+    /// Finds the region and credentials as the AWS tools do.
     pub(super) async fn connect(engine: String, access: &Access) -> Result<Self, EngineError> {
         let region = access.region.clone();
         let config = aws::settings(region, None, &access.environment, None, None).await;
@@ -110,7 +110,7 @@ impl Aws {
         }
     }
 
-    /// An error about what was asked for.
+    /// The error for a request that does not fit the engine.
     pub(super) fn unfit(&self, problem: impl std::fmt::Display, cure: &str) -> EngineError {
         EngineError::Unfit {
             problem: format!("{}: {problem}", self.engine),
@@ -118,7 +118,7 @@ impl Aws {
         }
     }
 
-    /// Refuses what containers in a cloud can't have.
+    /// Rejects settings that containers in a cloud can't have.
     pub(super) fn check(&self, spec: &Spec) -> Result<(), EngineError> {
         if let Some(path) = spec.paths.first() {
             return Err(self.unfit(
@@ -138,7 +138,7 @@ impl Aws {
         Ok(())
     }
 
-    /// A command line that sends a document.
+    /// The AWS command that sends a document.
     pub(super) fn command(&self, operation: &str, document: &Value) -> String {
         let document = format!("{document:#}");
         format!(
@@ -164,7 +164,8 @@ fn cure(code: &str) -> Option<&'static str> {
     None
 }
 
-/// Makes a request send this document, which is what `render` shows.
+/// Replaces the body of a request with this document, so that AWS receives exactly what `render`
+/// shows.
 pub(super) fn sending(document: &Value) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
     let text = document.to_string();
     move |request| {
@@ -174,22 +175,22 @@ pub(super) fn sending(document: &Value) -> impl Fn(&mut HttpRequest) + Send + Sy
     }
 }
 
-/// The name of what belongs to a fleet.
+/// The name of a fleet's jobs and definitions.
 pub(super) fn name(fleet: &FleetName) -> String {
     format!("{PREFIX}{fleet}")
 }
 
-/// The fleet to which a name belongs.
+/// The fleet that a name belongs to.
 pub(super) fn fleet(name: &str) -> Option<FleetName> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// A digest of a definition, to tell whether one that exists says the same.
+/// A digest of a definition. It shows whether an existing definition has the same content.
 pub(super) fn digest(definition: &Value) -> String {
     Digest::of(definition.to_string().as_bytes()).to_string()[..16].to_owned()
 }
 
-/// Variables, as both services take them.
+/// Environment variables, in the format of both services.
 pub(super) fn variables<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
     let pair = |(name, value): (&str, &str)| json!({"name": name, "value": value});
     pairs.into_iter().map(pair).collect()
@@ -200,15 +201,15 @@ pub(super) fn environment(spec: &Spec) -> impl Iterator<Item = (&str, &str)> {
     spec.environment.iter().map(|(name, value)| (&**name, &**value))
 }
 
-/// Whole MiB, as both services count memory.
+/// Whole MiB, the unit of memory of both services.
 pub(super) fn mebibytes(memory: ByteSize) -> u64 {
     memory.as_u64().div_ceil(1 << 20)
 }
 
-/// The smallest size that Fargate offers for this: vCPUs and MiB. `None` if there is none.
-/// From the task sizes in the Developer Guide of ECS.
+/// The smallest Fargate size that is large enough, as vCPUs and MiB. `None` if there is none. The
+/// sizes are those in the ECS Developer Guide.
 pub(super) fn fargate_size(cpus: u32, memory: ByteSize) -> Option<(u32, u64)> {
-    // vCPUs, and the least, the most and the step of memory in GiB.
+    // The vCPUs, then the minimum, the maximum and the step of memory in GiB.
     const SIZES: [(u32, u64, u64, u64); 5] =
         [(1, 2, 8, 1), (2, 4, 16, 1), (4, 8, 30, 1), (8, 16, 60, 4), (16, 32, 120, 8)];
     let needed = memory.as_u64().div_ceil(1 << 30);
@@ -234,7 +235,7 @@ impl Aws {
     }
 }
 
-/// What an exit code says.
+/// Describes an exit code.
 pub(super) fn exit(code: i32) -> String {
     match code {
         137 => "exit code 137 (killed: out of memory, or too slow to stop?)".to_owned(),

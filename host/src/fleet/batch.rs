@@ -1,7 +1,7 @@
-//! Workers as jobs of AWS Batch: an array of jobs for each `up`, with the fleet's name.
+//! Workers as jobs of AWS Batch: one array of jobs for each `fleet up`, with the fleet's name.
 //!
-//! Batch keeps jobs that have ended for at least a week. The status of an array itself is not
-//! looked at, because it says nothing about its jobs.
+//! Batch keeps ended jobs for at least a week. The status of an array itself is ignored, because it
+//! does not describe the jobs of the array.
 
 mod jobs;
 mod request;
@@ -28,11 +28,11 @@ use super::{
 use request::{Platform, Request};
 use room::Room;
 
-/// The number of jobs that an array can have at most.
+/// The maximum number of jobs in an array.
 const LONGEST_ARRAY: u32 = 10_000;
-/// The number of jobs that can be described at once.
+/// The maximum number of jobs in one describe request.
 const DESCRIBED: usize = 100;
-/// The number of pages of failed jobs whose reasons are counted.
+/// The number of pages of failed jobs that are read for their reasons.
 const PAGES: usize = 10;
 /// The states of jobs that have not ended.
 const ALIVE: [JobStatus; 5] = [
@@ -48,7 +48,7 @@ pub(super) struct Batch {
     aws: Aws,
     client: Client,
     queue: String,
-    /// The jobs of the fleet when it was last looked at: others are those of another launcher.
+    /// The jobs of the fleet at the last [`Engine::status`]. Other jobs belong to another launcher.
     seen: Mutex<BTreeSet<String>>,
 }
 
@@ -66,7 +66,8 @@ impl Batch {
         Self { aws, client, queue: queue.to_owned(), seen: Mutex::default() }
     }
 
-    /// The jobs of this name, or whose names begin with it, in all states. Arrays count as one.
+    /// The jobs with this name in all states. The name may end with `*`. An array counts as one
+    /// job.
     async fn named(&self, name: &str) -> Result<Vec<JobSummary>, EngineError> {
         let filter = KeyValuesPair::builder().name("JOB_NAME").values(name).build();
         let ask = self.client.list_jobs().job_queue(&self.queue).filters(filter);
@@ -76,7 +77,7 @@ impl Batch {
         Ok(jobs)
     }
 
-    /// Explains the error of a queue that is not there.
+    /// Replaces the error for a missing queue with a clearer one.
     fn of_queue<E>(&self, doing: &str, error: &aws_sdk_batch::error::SdkError<E>) -> EngineError
     where
         E: aws_sdk_batch::error::ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -96,7 +97,7 @@ impl Batch {
         )
     }
 
-    /// The jobs of a fleet, arrays as one, the oldest first.
+    /// The jobs of a fleet, the oldest first. An array counts as one job.
     async fn jobs(&self, fleet: &FleetName) -> Result<Vec<JobDetail>, EngineError> {
         let summaries = self.named(&aws::name(fleet)).await?;
         let ids: Vec<&str> = summaries.iter().map(jobs::id).collect();
@@ -116,7 +117,7 @@ impl Batch {
         Ok(jobs)
     }
 
-    /// The jobs of an array that are in this state, from at most that many pages.
+    /// The jobs of an array that are in this state, from at most `pages` pages.
     async fn elements(
         &self,
         array: &str,
@@ -154,7 +155,7 @@ impl Batch {
         Ok(Room::new(queue, &environments))
     }
 
-    /// The platform that was asked for, or that the queue has.
+    /// The requested platform, or else the queue's.
     async fn platform(&self, request: &Request<'_>) -> Result<Platform, EngineError> {
         match request.platform()? {
             Some(platform) => Ok(platform),
@@ -162,7 +163,7 @@ impl Batch {
         }
     }
 
-    /// The vCPUs of a worker of the user's own definition.
+    /// The vCPUs of a worker that uses the user's own definition.
     async fn own_vcpus(&self, name: &str) -> Result<u32, EngineError> {
         let ask = self.client.describe_job_definitions();
         let ask = match name.contains(':') {
@@ -186,7 +187,7 @@ impl Batch {
         Ok(value.map_or(1, |vcpus| vcpus.ceil().max(1.0) as u32))
     }
 
-    /// The definition for workers: the latest one if it says the same, or a new one.
+    /// The definition for workers: the latest one if its content is the same, or a new one.
     async fn definition(&self, request: &Request<'_>, spec: &Spec) -> Result<String, EngineError> {
         if let Some(own) = request.own_definition() {
             return Ok(own.to_owned());
@@ -234,7 +235,7 @@ impl Batch {
         if !is_array {
             return Ok(());
         }
-        // Most jobs of an array end with it. Those that were being created do not.
+        // Most jobs of an array end with it, but not those that were being created.
         let mut left = Vec::new();
         for status in ALIVE {
             left.extend(self.elements(id, status, usize::MAX).await?);
@@ -245,7 +246,7 @@ impl Batch {
         stream::iter(stops).buffer_unordered(AT_A_TIME).try_collect().await
     }
 
-    /// Why workers of these jobs wait or have failed.
+    /// The reasons why workers of these jobs wait or have failed.
     async fn reasons(&self, jobs: &[JobDetail], all: Counts) -> Result<Vec<Reason>, EngineError> {
         let mut said = Vec::new();
         if all.waiting > 0 {
@@ -267,7 +268,7 @@ impl Batch {
         Ok(reasons(said))
     }
 
-    /// A reason for each worker of a job that waits.
+    /// One reason for each waiting worker of a job.
     async fn why_waiting(
         &self,
         job: &JobDetail,
@@ -279,7 +280,7 @@ impl Batch {
             if let Some(id) = jobs::array(job)
                 && status == JobStatus::Runnable
             {
-                // The jobs at the head of the queue say what holds up all.
+                // The jobs at the head of the queue have the reason that holds up all jobs.
                 let page = self.elements(id, status.clone(), 1).await?;
                 own.extend(page.into_iter().filter_map(|job| job.status_reason));
             }
@@ -299,7 +300,7 @@ impl Batch {
 #[async_trait]
 impl Engine for Batch {
     fn times(&self) -> Times {
-        // Batch has no setting for the first. A machine may take 20 minutes to come.
+        // Batch has a fixed stop time. A machine may take 20 minutes to start.
         Times { stop: Some(Duration::from_secs(30)), start: Duration::from_secs(25 * 60) }
     }
 
@@ -361,7 +362,7 @@ impl Engine for Batch {
         let is_ours = |job: &JobDetail| job.job_id().is_some_and(|id| ours.contains_key(id));
         let is_known = |job: &JobDetail| job.job_id().is_some_and(|id| before.contains(id));
         let first = jobs.iter().position(is_ours).unwrap_or(0);
-        // Jobs are in the order in which they were created, so both launchers see the same.
+        // Jobs are sorted by creation time, so both launchers see the same order.
         let older =
             jobs[..first].iter().find(|job| !is_known(job) && jobs::counts(job).alive() > 0);
         if let Some(older) = older {
@@ -433,7 +434,7 @@ impl Engine for Batch {
         for job in &jobs {
             let (counts, id) = (jobs::counts(job), job.job_id().unwrap_or_default());
             match which {
-                // It leaves alone what has started.
+                // Cancelling does not affect started jobs.
                 Stop::Waiting if counts.waiting > 0 => self.cancel(id).await?,
                 Stop::All if counts.alive() > 0 => {
                     self.terminate_all(id, jobs::array(job).is_some()).await?;
@@ -445,7 +446,7 @@ impl Engine for Batch {
     }
 }
 
-/// The sizes of arrays for so many workers.
+/// The sizes of the arrays for this number of workers.
 fn sizes(workers: u32) -> impl Iterator<Item = u32> {
     let starts = (0..workers).step_by(LONGEST_ARRAY as usize);
     starts.map(move |start| LONGEST_ARRAY.min(workers - start))

@@ -1,4 +1,4 @@
-//! Docker: the workers are containers, found by their labels.
+//! Docker: the workers are containers, which are found by their labels.
 
 mod container;
 mod mounts;
@@ -24,18 +24,18 @@ const FLEET: &str = "task-host.fleet";
 const WORKER: &str = "task-host.worker";
 const DIGEST: &str = "task-host.digest";
 
-/// How many containers are started at the same time.
+/// The number of containers that are started concurrently.
 const AT_A_TIME: usize = 8;
-/// How many workers that have failed are asked for their last words.
+/// The number of failed workers whose last log lines are read.
 const ASKED: usize = 3;
 
-/// A Docker daemon, reached by the command `docker`.
+/// A Docker daemon, used through the command `docker`.
 pub(super) struct Docker {
     url: String,
     context: Option<String>,
     access: Access,
-    /// The containers that the last [`Engine::status`] saw. Those that have come since are of another
-    /// launcher, which starts the same workers.
+    /// The containers at the last [`Engine::status`]. Newer containers belong to another launcher,
+    /// which starts the same workers.
     seen: Mutex<Vec<Container>>,
 }
 
@@ -52,7 +52,7 @@ impl Docker {
         }
     }
 
-    /// The arguments that come before all others.
+    /// Adds the arguments that come before all others.
     fn args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
         let context = self.context.as_deref().map(|context| ["--context", context]);
         context.into_iter().flatten().chain(args.iter().copied()).collect()
@@ -66,7 +66,7 @@ impl Docker {
         self.program().ask(doing, &self.args(args), "").await
     }
 
-    /// All containers of a fleet, by the numbers of their workers.
+    /// All containers of a fleet, sorted by worker number.
     async fn containers(&self, fleet: &FleetName) -> Result<Vec<Container>, EngineError> {
         let doing = "looking at containers";
         let label = format!("label={FLEET}={fleet}");
@@ -76,7 +76,8 @@ impl Docker {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        // Fails for one that has been removed meanwhile, and tells of the others all the same.
+        // `docker inspect` fails if a container was removed meanwhile, but still describes the
+        // others.
         let answer =
             self.ask(doing, &[&["inspect", "--type=container"], &ids[..]].concat()).await?;
         let containers: Result<Vec<Container>, _> = serde_json::from_str(&answer.stdout);
@@ -88,7 +89,7 @@ impl Docker {
         Ok(containers)
     }
 
-    /// Whether the daemon sees the files of this machine.
+    /// Whether the daemon has access to the files of this machine.
     async fn is_here(&self) -> Result<bool, EngineError> {
         let endpoint = ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"];
         let mut endpoint = endpoint.to_vec();
@@ -97,7 +98,7 @@ impl Docker {
         Ok(endpoint.trim().starts_with("unix://"))
     }
 
-    /// The arguments of `docker create` for every worker of a fleet, without its number.
+    /// The arguments of `docker run` that are the same for all workers of a fleet.
     fn create(&self, spec: &Spec, is_here: bool) -> Result<Vec<String>, EngineError> {
         let walltime = spec.walltime.map(|_| "--walltime");
         if let Some(option) = walltime.or((spec.relay > 1).then_some("--relay")) {
@@ -113,7 +114,7 @@ impl Docker {
         set("cpus", &spec.cpus.to_string());
         let memory = spec.memory.as_u64().to_string();
         set("memory", &memory);
-        // No swap: a task that needs more memory fails alone.
+        // Without swap, only the task that needs too much memory fails.
         set("memory-swap", &memory);
         set("stop-timeout", &spec.stop_time.as_secs().to_string());
         set("cap-drop", "ALL");
@@ -129,7 +130,7 @@ impl Docker {
         for path in mounts::roots(&spec.paths) {
             set("mount", &mounts::bind(mounts::text(path)?));
         }
-        // Their values are in the environment of the command.
+        // The command's environment has the values.
         for name in spec.environment.keys().chain(&spec.pass) {
             set("env", name);
         }
@@ -147,7 +148,7 @@ impl Docker {
         Ok(args)
     }
 
-    /// Starts the worker of a number, if no other launcher has.
+    /// Starts the worker with this number, unless another launcher has started it.
     async fn start_one(
         &self,
         spec: &Spec,
@@ -171,7 +172,8 @@ impl Docker {
         if answer.success {
             return Ok(());
         }
-        // Another launcher was faster, or the container could not be started and tells why.
+        // Either another launcher was faster, or the container could not be started and holds the
+        // reason.
         let mut containers = self.containers(&spec.fleet).await?;
         // Docker reserves a name before it lists its container.
         for _ in 0..LISTED_WITHIN {
@@ -195,13 +197,14 @@ impl Docker {
         }
     }
 
-    /// What a worker said at its end.
+    /// The last error in a worker's log, or the last line of the log.
     async fn last_words(&self, id: &str) -> Option<String> {
         let answer = self.ask("reading logs", &["logs", "--tail=5", id]).await.ok()?;
         last_words(&answer.stderr)
     }
 
-    /// The containers that were created and not started: their launcher was interrupted.
+    /// Starts the containers that were created but not started because their launcher was
+    /// interrupted. Returns their number.
     async fn start_created(&self, containers: &[Container]) -> Result<u32, EngineError> {
         let created = containers.iter().filter(|container| container.state() == State::Created);
         let mut ids: Vec<&str> = created.map(Container::id).collect();
@@ -217,7 +220,7 @@ impl Docker {
 /// Seconds until Docker lists a container whose name it has reserved.
 const LISTED_WITHIN: u32 = 30;
 
-/// Options of `docker run` that every worker has anyway, and what sets them.
+/// Options of `docker run` that are set for every worker, and the setting that determines each.
 const OURS: &[(&str, &str)] = &[
     ("cpus", "--cpus"),
     ("detach", "the fleet"),
@@ -325,7 +328,7 @@ impl Engine for Docker {
             match container.state() {
                 State::Running => counts.running += 1,
                 State::Ended => counts.ended += 1,
-                // It starts when the fleet is asked for again.
+                // The next start of the fleet starts it.
                 State::Created => {
                     counts.failed += 1;
                     all.push((Trouble::Failed, "it was created, and not started".to_owned()));
@@ -387,7 +390,7 @@ impl Engine for Docker {
             let all: Result<Vec<_>, _> = sources.into_iter().map(open).collect();
             return Ok(stream::select_all(all?).boxed());
         }
-        // One after the other.
+        // One container after the other.
         Ok(stream::iter(sources.into_iter().map(open)).try_flatten().boxed())
     }
 
@@ -397,7 +400,7 @@ impl Engine for Docker {
             containers.iter().filter(|one| is(&one.state())).map(Container::id).collect()
         };
         let running = ids(&|state| *state == State::Running);
-        // A fleet that has ended is removed, with its logs.
+        // A fleet that has ended is removed together with its logs.
         let gone = match which {
             Stop::All if running.is_empty() => ids(&|_| true),
             _ => ids(&|state| *state == State::Created),
@@ -409,7 +412,8 @@ impl Engine for Docker {
         if which == Stop::Waiting || running.is_empty() {
             return Ok(());
         }
-        // Not `docker stop`, which waits for their end. A host keeps to its grace period.
+        // `docker stop` would wait until the containers end. A host enforces its grace period
+        // itself.
         let doing = "stopping containers";
         let answer = self.ask(doing, &[&["kill", "--signal=TERM"], &running[..]].concat()).await?;
         let has_ended = |line: &str| ["is not running", "No such"].iter().any(|w| line.contains(w));

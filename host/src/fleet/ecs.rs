@@ -1,7 +1,8 @@
-//! Workers as tasks of AWS ECS: one task for each, of a task definition with the fleet's name.
+//! Workers as tasks of AWS ECS: one ECS task per worker, from a task definition with the fleet's
+//! name.
 //!
-//! ECS forgets tasks an hour after their end. It has no waiting room: what it can't place at once is
-//! refused, and then that worker counts as failed for the command that has asked for it.
+//! ECS forgets a task an hour after its end. ECS does not queue tasks: it refuses a task that it
+//! can't place at once, and the command that requested the worker counts it as failed.
 
 mod request;
 mod tasks;
@@ -29,9 +30,9 @@ use crate::digest::Digest;
 use request::Request;
 use tasks::State;
 
-/// The number of tasks that can be described at once.
+/// The maximum number of tasks in one describe request.
 const DESCRIBED: usize = 100;
-/// How long ECS remembers what has ended, and a bit less than it remembers a token.
+/// How long ECS remembers ended tasks, in seconds. ECS remembers a token a bit longer.
 const HOUR: u64 = 3600;
 
 /// A cluster of AWS ECS.
@@ -39,9 +40,10 @@ pub(super) struct Ecs {
     aws: Aws,
     client: Client,
     cluster: String,
-    /// The tasks of the fleet when it was last looked at: others are those of another launcher.
+    /// The tasks of the fleet at the last [`Engine::status`]. Other tasks belong to another
+    /// launcher.
     seen: Mutex<Vec<Task>>,
-    /// Why ECS has refused workers of this command. It remembers nothing of them itself.
+    /// The reasons why ECS refused workers of this command. ECS does not remember refused tasks.
     refused: Mutex<Vec<String>>,
 }
 
@@ -73,7 +75,7 @@ impl Ecs {
         )
     }
 
-    /// Explains the error of a cluster that is not there.
+    /// Replaces the error for a missing cluster with a clearer one.
     fn failed<E>(&self, doing: &str, error: &aws_sdk_ecs::error::SdkError<E>) -> EngineError
     where
         E: aws_sdk_ecs::error::ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -85,7 +87,7 @@ impl Ecs {
         }
     }
 
-    /// The tasks of a fleet, or all of the cluster, that should run or have been stopped.
+    /// The tasks of a fleet, or of the whole cluster, with this desired status.
     async fn listed(
         &self,
         fleet: Option<&FleetName>,
@@ -115,12 +117,12 @@ impl Ecs {
         tasks.extend(self.listed(fleet, DesiredStatus::Stopped).await?);
         let key = |task: &Task| (tasks::created(task), tasks::arn(task).to_owned());
         tasks.sort_by_cached_key(key);
-        // It may have been stopped between both.
+        // A task may have been stopped between the two requests.
         tasks.dedup_by(|a, b| a.task_arn() == b.task_arn());
         Ok(tasks)
     }
 
-    /// A task definition, and its tags by name. `None` if there is none of this name.
+    /// A task definition and its tags by name. `None` if there is no definition of this name.
     async fn described_definition(
         &self,
         name: &str,
@@ -141,7 +143,7 @@ impl Ecs {
         }
     }
 
-    /// The definition for workers: the latest one if it says the same, or a new one.
+    /// The definition for workers: the latest one if its content is the same, or a new one.
     async fn definition(&self, request: &Request<'_>, spec: &Spec) -> Result<String, EngineError> {
         let definition = request.definition()?;
         let family = aws::name(&spec.fleet);
@@ -162,7 +164,8 @@ impl Ecs {
         Ok(arn.unwrap_or(family))
     }
 
-    /// Makes the group of the logs. Who may not do that has it made by others.
+    /// Creates the log group. If this program lacks the permission, someone else must create the
+    /// group.
     async fn make_log_group(&self, group: &str) {
         let logs = aws_sdk_cloudwatchlogs::Client::new(&self.aws.config);
         if let Err(error) = logs.create_log_group().log_group_name(group).send().await
@@ -175,7 +178,7 @@ impl Ecs {
         }
     }
 
-    /// Starts a worker, or says why ECS refuses it.
+    /// Starts a worker. Returns the reason if ECS refuses it.
     async fn run(&self, mut task: Value, token: String) -> Result<Option<String>, EngineError> {
         task["clientToken"] = token.into();
         let run = self.client.run_task().customize().mutate_request(sending(&task));
@@ -195,7 +198,7 @@ impl Ecs {
     async fn stop_task(&self, arn: &str) -> Result<(), EngineError> {
         let ask = self.client.stop_task().cluster(&self.cluster).task(arn).reason(STOPPED);
         match ask.send().await {
-            // It has ended meanwhile.
+            // The task has ended meanwhile.
             Err(error)
                 if error
                     .as_service_error()
@@ -214,8 +217,8 @@ impl Ecs {
         stream::iter(stops).buffer_unordered(AT_A_TIME).try_collect().await
     }
 
-    /// Stops workers that another launcher has started at the same time, the same ones as that one
-    /// does. Returns how many there were.
+    /// Stops duplicates of workers that another launcher started at the same time. Both launchers
+    /// choose the same duplicates. Returns their number.
     async fn stop_doubles(&self, fleet: &FleetName) -> Result<usize, EngineError> {
         let mut tasks = self.listed(Some(fleet), DesiredStatus::Running).await?;
         tasks.sort_by(|a, b| a.task_arn().cmp(&b.task_arn()));
@@ -229,8 +232,8 @@ impl Ecs {
     }
 }
 
-/// A token with which ECS starts a worker once, even if two launchers ask for it. It differs when an
-/// earlier task of this number has become known or forgotten.
+/// A token with which ECS starts a worker only once, even if two launchers request it. The token
+/// changes when an earlier task with this number appears or is forgotten.
 fn token(spec: &Spec, worker: u32, earlier: &[Task], now: SystemTime) -> String {
     let earlier = earlier.iter().filter(|task| tasks::worker(task) == Some(worker));
     let earlier: Vec<&str> = earlier.map(tasks::arn).collect();
@@ -240,7 +243,7 @@ fn token(spec: &Spec, worker: u32, earlier: &[Task], now: SystemTime) -> String 
     Digest::of(text.as_bytes()).to_string()[..64].to_owned()
 }
 
-/// Whether a task runs or will.
+/// Whether a task runs or will run.
 fn is_alive(task: &Task) -> bool {
     let is_wanted = task.desired_status() != Some("STOPPED");
     is_wanted && matches!(tasks::state(task), State::Waiting(_) | State::Running)
@@ -278,7 +281,8 @@ impl Engine for Ecs {
         if let Some(group) = request.own_log_group() {
             self.make_log_group(&group).await;
         }
-        // Not what is there now: two launchers that have seen the same ask for the same workers.
+        // Use the tasks of the last look, not the current ones: two launchers that saw the same
+        // tasks then request the same workers.
         let there = self.seen.lock().clone();
         let taken: BTreeSet<u32> =
             there.iter().filter(|task| is_alive(task)).filter_map(tasks::worker).collect();

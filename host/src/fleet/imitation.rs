@@ -1,4 +1,4 @@
-//! An engine for tests, in memory. Its workers start and end by the clock.
+//! An engine in memory, for tests. Its workers start and end after fixed times.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{
     Trouble, reasons,
 };
 
-/// When a worker starts and ends, from the moment it was asked for.
+/// When a worker starts and ends, relative to the request for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
     /// `None`: never.
@@ -31,7 +31,7 @@ struct Worker {
     stopped: Option<Instant>,
 }
 
-/// The engine. Worker `n` takes course `n`, and those beyond the last take the last.
+/// The engine. Worker `n` takes course `n`; workers beyond the last course take the last one.
 pub(super) struct Imitation {
     pub(super) courses: Vec<Course>,
     pub(super) capacity: Option<Capacity>,
@@ -59,7 +59,7 @@ impl Imitation {
 }
 
 impl Worker {
-    /// The count that this worker belongs to.
+    /// The counter for this worker's current state.
     fn of<'a>(&self, counts: &'a mut Counts) -> &'a mut u32 {
         let age = self.asked.elapsed();
         let stopped = self.stopped.map(|at| at - self.asked);

@@ -1,7 +1,7 @@
-//! Fleets in Kubernetes, by `kubectl`, which brings the contexts, logins and proxies of its user.
+//! Fleets in Kubernetes. They use `kubectl`, and so the contexts, logins and proxies of its user.
 //!
-//! Each start creates an Indexed Job, the first for the fleet `night` is `night-1`. A fleet is all jobs and
-//! pods with its label: nothing else is stored.
+//! Each start creates an Indexed Job; the first one of the fleet `night` is `night-1`. A fleet
+//! consists of all jobs and pods with its label. Nothing else is stored.
 
 mod manifest;
 mod objects;
@@ -19,21 +19,21 @@ use super::{
 };
 use objects::Objects;
 
-/// The label of all jobs and pods of a fleet, with its name.
+/// The label with the fleet's name, on all jobs and pods of a fleet.
 const LABEL: &str = "task-host/fleet";
-/// The annotation of all jobs and pods of a fleet with [`Spec::digest`].
+/// The annotation with [`Spec::digest`], on all jobs and pods of a fleet.
 const DIGEST: &str = "task-host/digest";
-/// The container of a pod.
+/// The name of the container in a pod.
 const CONTAINER: &str = "host";
-/// A node may have to be started first.
+/// The usual time until workers run. The cluster may have to start a node first.
 const START: Duration = Duration::from_secs(10 * 60);
-/// How many logs `kubectl` may follow at the same time: all.
+/// The number of logs that `kubectl` may follow at the same time: enough for all pods.
 const FOLLOWED: &str = "--max-log-requests=100000";
 
 /// A namespace of a cluster.
 pub(super) struct Kubernetes {
     program: Program,
-    /// The flags of each call.
+    /// The flags that select the context and the namespace in each call.
     place: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Kubernetes {
         Objects::read(&json).map_err(|problem| self.program.failed(doing, problem, None))
     }
 
-    /// Creates a job, or asks whether it could be created. Returns its name.
+    /// Creates a job, or checks whether it could be created. Returns its name.
     async fn create(&self, spec: &Spec, workers: u32, how: &[&str]) -> Result<String, EngineError> {
         let doing = "creating a job";
         let selector = selector(&spec.fleet);
@@ -77,7 +77,7 @@ impl Kubernetes {
         if answer.success {
             return Ok(format!("job {job}"));
         }
-        // The name is the same for all launchers that start this fleet at the same time.
+        // All launchers that start this fleet at the same time choose the same name.
         let exists = answer.stderr.contains("(AlreadyExists)");
         if exists && self.objects(&selector).await?.has_job(&job) {
             return Ok(format!("job {job}, which another launcher has created"));
@@ -99,7 +99,7 @@ impl Engine for Kubernetes {
 
     async fn check(&self, spec: &Spec) -> Result<Option<Capacity>, EngineError> {
         self.create(spec, 1, &["--dry-run=server"]).await?;
-        // What autoscalers could add is not known.
+        // The room that autoscalers could add is unknown.
         Ok(None)
     }
 
@@ -114,7 +114,7 @@ impl Engine for Kubernetes {
     async fn status(&self, fleet: &FleetName) -> Result<Option<Status>, EngineError> {
         let mut objects = self.objects(&selector(fleet)).await?;
         if objects.lack_pods() {
-            // Why a job has no pods is only in its events.
+            // Only the events of a job tell why it has no pods.
             let doing = "listing events";
             let fields = "--field-selector=type=Warning,involvedObject.kind=Job";
             let json = self.call(doing, &["get", "events", fields, "--output=json"], "").await?;
@@ -161,9 +161,9 @@ impl Engine for Kubernetes {
         };
         // A job whose deletion has begun creates no more pods.
         let (jobs, pods) = match which {
-            // The job stays until its pods have stopped, so that others see them.
+            // The job remains until its pods have stopped, so that others can see them.
             Stop::All => (delete("jobs", &["--cascade=foreground"]), delete("pods", &[])),
-            // The pods that run go on without a job, and nobody replaces them.
+            // The running pods continue without a job, and nothing replaces them.
             Stop::Waiting => (
                 delete("jobs", &["--cascade=orphan"]),
                 delete("pods", &["--field-selector=status.phase=Pending"]),
@@ -175,7 +175,7 @@ impl Engine for Kubernetes {
     }
 }
 
-/// A line of `kubectl logs --prefix`, which begins with `[pod/POD/CONTAINER]`.
+/// Splits a line of `kubectl logs --prefix`, which begins with `[pod/POD/CONTAINER]`.
 fn named(line: Line) -> Line {
     let end = format!("/{CONTAINER}] ");
     let parts = line.text.strip_prefix("[pod/").and_then(|rest| rest.split_once(&end));

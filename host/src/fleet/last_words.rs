@@ -1,6 +1,6 @@
-//! What a worker said at its end.
+//! Finds the reason for a worker's end in its log.
 
-/// The error in the last lines of a log, or the last line.
+/// The last error in a log, or the last line of the log.
 pub(super) fn last_words(log: &str) -> Option<String> {
     let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines.clone().rfind(|line| line.starts_with("error: "));

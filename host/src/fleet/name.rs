@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a fleet, which all engines accept as a part of their names: 1 to 40 lower-case
-/// letters, digits and hyphens, with a letter at the start and no hyphen at the end.
+/// The name of a fleet. It can be a part of the names of every engine: 1 to 40 lower-case letters,
+/// digits and hyphens, with a letter at the start and no hyphen at the end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct FleetName(String);
 
-/// A text that is not the name of a fleet.
+/// The error for a text that is not the name of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is not the name of a fleet: write 1 to 40 lower-case letters, digits and hyphens, with a letter \

@@ -1,5 +1,5 @@
-//! What is the same for all engines: how many workers to ask for, how long to wait for them, and what
-//! to do if too few come.
+//! The rules that all engines share: the number of workers to request, how long to wait for them,
+//! and what to do if too few start.
 
 use std::time::Duration;
 
@@ -8,61 +8,61 @@ use tokio::time::Instant;
 use super::{Counts, Engine, EngineError, FleetName, Spec, Status, Stop, Times};
 use crate::queue::{Admin, QueueError};
 
-/// The time that a host needs to stop after its grace period: it releases tasks and closes its
-/// queues.
+/// The time that a host needs after its grace period, to release tasks and close its queues.
 const TO_STOP: Duration = Duration::from_secs(15);
 /// The shortest grace period.
 const SHORTEST_GRACE: Duration = Duration::from_secs(3);
-/// How often an engine or a queue is asked, at first and later.
+/// The time between two polls of an engine or a queue: the first one, and the longest.
 const FIRST_POLL: Duration = Duration::from_millis(500);
 const LONGEST_POLL: Duration = Duration::from_secs(10);
-/// How often a cloud queue must look empty, one poll after the other, because its counts are
-/// approximate.
+/// The number of consecutive polls in which a cloud queue must be empty. One is not enough because
+/// the counts are approximate.
 const EMPTY_POLLS: u32 = 3;
 
-/// How many workers to start.
+/// The number of workers to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Fewer are not worth it.
+    /// The minimum. If fewer start, all are stopped unless the caller keeps them.
     pub least: u32,
-    /// The number to ask for.
+    /// The number of workers to request.
     pub most: u32,
 }
 
 /// How `up` ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Launched {
-    /// All workers have started, or nobody waited for them.
+    /// All workers have started, or the command did not wait for them.
     All(Counts),
-    /// Enough of them have started in time. The others may come later.
+    /// Enough workers have started in time. The others may start later.
     Enough(Status),
-    /// Too few have started in time.
+    /// Too few workers have started in time.
     TooFew(Status),
 }
 
-/// What happens while a command works.
+/// An event to report while a command works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Fewer workers than asked for can run at the same time.
+    /// Fewer workers than requested can run at the same time.
     Scarce {
-        /// The number that can.
+        /// The number of workers that can run.
         capacity: u32,
-        /// What limits it.
+        /// The limit.
         limit: String,
     },
-    /// There are workers of this fleet already.
+    /// The fleet already has workers.
     Exists(Counts),
-    /// Workers were asked for.
+    /// Workers were requested. The text describes the request.
     Asked(String),
-    /// Counts have changed.
+    /// The counts have changed.
     Changed(Status),
 }
 
-/// The grace period of a host that an engine stops: `given`, or as long as the engine permits.
-/// Returns it with the time between SIGTERM and SIGKILL to ask of the engine.
+/// The grace period of a host that an engine stops: `given`, or else `usual` within the engine's
+/// limit. Returns this grace period, and the time between SIGTERM and SIGKILL to request from the
+/// engine.
 ///
 /// # Errors
-/// If the engine does not give a host the time for the grace period that was asked for.
+/// If the engine gives a host less time than the requested grace period needs.
 pub fn grace(
     given: Option<Duration>,
     usual: Duration,
@@ -89,12 +89,12 @@ pub fn grace(
     }
 }
 
-/// Starts what is missing of a fleet, and waits up to `patience` until all of its workers have
-/// started; zero does not wait. If too few start, all are stopped unless `keep`.
+/// Starts the missing workers of a fleet, and waits up to `patience` until all of its workers have
+/// started. A `patience` of zero does not wait. If too few start, stops all workers unless `keep`.
 ///
 /// # Errors
-/// If the engine can't run so many workers, or the fleet exists with other options, or the engine
-/// fails.
+/// If the engine can't run the minimum number of workers, if the fleet exists with other options,
+/// or if the engine fails.
 pub async fn up(
     engine: &dyn Engine,
     spec: &Spec,
@@ -138,7 +138,7 @@ pub async fn up(
         let waiting = waiting + missing;
         return Ok(Launched::All(Counts { waiting, running, ..Counts::default() }));
     }
-    // Workers that have ended before are not part of this launch.
+    // Workers that ended before this call do not count.
     let old = Counts { waiting: 0, running: 0, ..before.counts };
     let end = Instant::now() + patience;
     let mut polls = Polls::default();
@@ -153,7 +153,7 @@ pub async fn up(
         if counts.started() >= wanted.most {
             return Ok(Launched::All(counts));
         }
-        // Nobody who could still start is left.
+        // No worker is left that could still start.
         let is_over = counts.waiting == 0 && counts.started() + counts.failed >= wanted.most;
         if is_over || Instant::now() >= end {
             if counts.started() >= wanted.least {
@@ -168,7 +168,7 @@ pub async fn up(
     }
 }
 
-/// A status without the workers that had ended before.
+/// A status without the workers that ended before this call.
 fn since(now: Status, old: Counts) -> Status {
     let counts = Counts {
         ended: now.counts.ended.saturating_sub(old.ended),
@@ -178,7 +178,7 @@ fn since(now: Status, old: Counts) -> Status {
     Status { counts, ..now }
 }
 
-/// What `wait` waits for.
+/// The state that `wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
     /// No worker waits to be started.
@@ -192,13 +192,13 @@ pub enum Goal {
 /// How `wait` ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for has come.
+    /// The goal is reached.
     Reached(Status),
-    /// The queue is empty, and this many reports are in its error queue.
+    /// The queue is empty, and its error queue holds this number of reports.
     Reports(u64),
-    /// No worker is left, but this many tasks are.
+    /// The queue still holds this number of tasks, but no worker is left.
     Abandoned(u64, Status),
-    /// The time is over.
+    /// The time limit has passed.
     TimedOut(Status),
 }
 
@@ -208,13 +208,13 @@ pub struct Watched<'a> {
     pub engine: &'a dyn Engine,
     /// The fleet.
     pub fleet: &'a FleetName,
-    /// The task queue, with its URL's kind: the counts of a cloud's queue are approximate.
+    /// The task queue, and whether it is a cloud's queue, whose counts are approximate.
     pub queue: Option<(&'a dyn Admin, bool)>,
     /// The error queue.
     pub errors: Option<&'a dyn Admin>,
 }
 
-/// Why it could not be seen how a fleet is.
+/// Why the state of a fleet could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The engine failed.
@@ -225,7 +225,7 @@ pub enum WatchError {
     Queue(#[from] QueueError),
 }
 
-/// Waits until a fleet has reached a goal, at most `patience`.
+/// Waits until a fleet has reached a goal, up to `patience`. `None` sets no time limit.
 ///
 /// # Errors
 /// If the engine or a queue fails.
@@ -256,7 +256,7 @@ pub async fn wait(
                     Some((_, true)) => EMPTY_POLLS,
                     _ => 1,
                 };
-                // Workers of a queue that can't count its messages end when it is empty.
+                // If the queue can't count its messages, it is empty when its workers have ended.
                 let is_done = empty >= needed || (left.is_none() && counts.alive() == 0);
                 if is_done {
                     return Ok(match watched.reports().await? {
@@ -279,7 +279,7 @@ pub async fn wait(
 }
 
 impl Watched<'_> {
-    /// The number of tasks in the queue, leased or not. `None` if the queue can't be counted.
+    /// The number of tasks in the queue, leased or not. `None` if the queue can't count them.
     async fn tasks(&self) -> Result<Option<u64>, QueueError> {
         match self.queue {
             Some((queue, _)) => Ok(queue.counts().await?.enqueued),
@@ -296,7 +296,7 @@ impl Watched<'_> {
     }
 }
 
-/// Polls that become rarer while nothing changes.
+/// The time until the next poll, which grows while nothing changes.
 struct Polls(Duration);
 
 impl Default for Polls {
@@ -312,8 +312,8 @@ impl Polls {
     }
 }
 
-/// The number of workers that suits a number of tasks: each gets `tasks_per_slot` tasks for each of
-/// its `slots`, and there is at least one.
+/// The number of workers for a number of tasks: each worker gets `tasks_per_slot` tasks for each of
+/// its `slots`. At least 1.
 pub fn workers_for(tasks: u64, slots: u64, tasks_per_slot: u64) -> u32 {
     let each = slots.max(1).saturating_mul(tasks_per_slot.max(1));
     u32::try_from(tasks.div_ceil(each)).unwrap_or(u32::MAX).max(1)

@@ -1,4 +1,4 @@
-//! The command line tools of engines.
+//! Runs the command line tools of engines.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,21 +13,21 @@ use tokio::process::{Child, Command};
 
 use super::{EngineError, Line};
 
-/// How long one call of a tool may take.
+/// The time limit of one call of a tool.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A command line tool of an engine. Arguments are never seen by a shell.
+/// A command line tool of an engine. It is started without a shell.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     /// The engine's address, for errors.
     pub(super) engine: String,
-    /// The tool, found in PATH.
+    /// The tool's name, which is looked up in PATH.
     pub(super) name: &'static str,
-    /// What to do if the tool is not there.
+    /// What to do if the tool is missing.
     pub(super) install: &'static str,
 }
 
-/// What a tool answered.
+/// The result of a call of a tool.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) stdout: String,
@@ -36,7 +36,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Why the tool failed, in its own words.
+    /// Why the tool failed, as the tool states it.
     pub(super) fn words(&self) -> &str {
         let words = [self.stderr.trim(), self.stdout.trim()];
         words.into_iter().find(|words| !words.is_empty()).unwrap_or("it failed without a word")
@@ -59,10 +59,11 @@ impl Program {
         }
     }
 
-    /// Runs the tool and returns what it wrote to standard output. `doing` is for the error.
+    /// Runs the tool and returns its standard output. Errors name the operation with `doing`.
     ///
     /// # Errors
-    /// If the tool is not there, does not answer, or fails. Its own words are in the error.
+    /// If the tool is missing, does not answer, or fails. The error contains the tool's own
+    /// message.
     pub(super) async fn run<S: AsRef<OsStr>>(
         &self,
         doing: &str,
@@ -76,7 +77,7 @@ impl Program {
         Err(self.failed(doing, answer.words(), None))
     }
 
-    /// The same for calls whose failure is an answer too.
+    /// Like [`Program::run`], for calls whose failure is also an answer.
     pub(super) async fn ask<S: AsRef<OsStr>>(
         &self,
         doing: &str,
@@ -86,7 +87,7 @@ impl Program {
         self.ask_with(doing, args, input, None).await
     }
 
-    /// The same with these variables and no others, if there are any.
+    /// Like [`Program::ask`], but replaces the environment with `variables` if there are any.
     pub(super) async fn ask_with<S: AsRef<OsStr>>(
         &self,
         doing: &str,
@@ -104,7 +105,7 @@ impl Program {
         let talk = async {
             let write = async {
                 if let Some(mut stdin) = stdin {
-                    // A tool that fails early does not read.
+                    // A tool that fails early may not read its input.
                     let _ = stdin.write_all(input.as_bytes()).await;
                 }
             };
@@ -123,8 +124,8 @@ impl Program {
         Ok(Answer { stdout, stderr, success: output.status.success() })
     }
 
-    /// Runs the tool and returns the lines that it writes to standard output, as they come. It ends
-    /// with the stream.
+    /// Runs the tool and returns the lines of its standard output as they arrive. Dropping the
+    /// stream ends the tool.
     pub(super) fn lines<S: AsRef<OsStr>>(
         &self,
         doing: &str,
@@ -134,7 +135,7 @@ impl Program {
         self.lines_from(doing, worker, args, [Stdio::piped(), Stdio::null()])
     }
 
-    /// The same for what the tool writes to standard error.
+    /// Like [`Program::lines`], for the tool's standard error.
     pub(super) fn error_lines<S: AsRef<OsStr>>(
         &self,
         doing: &str,

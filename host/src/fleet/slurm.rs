@@ -1,8 +1,8 @@
 //! Slurm: the workers are elements of array jobs.
 //!
-//! An array of `workers * relay` elements of which `workers` run at a time replaces a worker that has
-//! reached its walltime, without anything that watches. Nothing needs an accounting database: what is
-//! known of a fleet is what `squeue` and `scontrol` know.
+//! An array has `workers * relay` elements, of which `workers` run at a time. Slurm starts the next
+//! element when a worker reaches its walltime, so no process has to watch the fleet. No accounting
+//! database is needed: all information comes from `squeue` and `scontrol`.
 
 mod logs;
 mod queue;
@@ -22,18 +22,18 @@ use super::{
 use queue::Queue;
 use script::{About, Script};
 
-/// What precedes the name of a fleet in the name of its jobs.
+/// The prefix of a job's name, before the name of its fleet.
 const PREFIX: &str = "task-host.";
-/// How long a job has been seen to run before it is sure to have a process.
+/// How long a job must have been seen running before it certainly has a process.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long Slurm may take to cancel workers that wait.
+/// The time limit for cancelling waiting workers and signalling running ones.
 const TO_STOP: Duration = Duration::from_secs(120);
-/// How often the queue is looked at while workers are stopped.
+/// The time between two looks at the queue while workers are stopped.
 const LOOK: Duration = Duration::from_millis(300);
-/// The most jobs that one command names.
+/// The maximum number of jobs in one command.
 const MOST_JOBS: usize = 200;
-/// Variables of the launcher that Slurm's programs may need. Slurm gives those of `sbatch` to the job,
-/// so it gets no others.
+/// Variables of the launcher that Slurm's programs may need. Slurm passes the variables of `sbatch`
+/// on to the job, so `sbatch` gets only these.
 const VARIABLES: [&str; 18] = [
     "HOME",
     "KRB5CCNAME",
@@ -55,13 +55,12 @@ const VARIABLES: [&str; 18] = [
     "USER",
 ];
 
-/// A Slurm, as its programs see it.
+/// A Slurm cluster, used through its command line programs.
 pub(super) struct Slurm {
     url: String,
     partition: Option<String>,
     access: Access,
-    /// The arrays that the last [`Engine::status`] saw. Those that have come since are of another
-    /// launcher.
+    /// The arrays at the last [`Engine::status`]. Newer arrays belong to another launcher.
     seen: Mutex<BTreeSet<u64>>,
 }
 
@@ -87,7 +86,8 @@ impl Slurm {
         self.program(name).run(doing, args, "").await
     }
 
-    /// What `sbatch` says to a script. Options that it does not accept are [`EngineError::Unfit`].
+    /// Submits a script with `sbatch`, and returns the answer. If `sbatch` rejects the options, the
+    /// error is [`EngineError::Unfit`].
     async fn sbatch(
         &self,
         spec: &Spec,
@@ -132,7 +132,7 @@ impl Slurm {
         })
     }
 
-    /// The variables of this process, and how times are printed.
+    /// The variables of this process, and the time format.
     fn for_squeue(&self) -> BTreeMap<String, String> {
         let mut variables: BTreeMap<String, String> = self
             .access
@@ -144,12 +144,13 @@ impl Slurm {
         variables
     }
 
-    /// Only jobs of this user are the fleet's.
+    /// The argument that selects the jobs of this user. Other users' jobs do not belong to the
+    /// fleet.
     fn user(&self) -> String {
         format!("--user={}", rustix::process::getuid().as_raw())
     }
 
-    /// What the launcher wrote into the script of an array.
+    /// The description that the launcher wrote into the script of an array.
     async fn about(&self, array: u64) -> Result<About, EngineError> {
         let doing = "reading the script of the workers";
         let args = ["write", "batch_script", &array.to_string(), "-"];
@@ -160,7 +161,7 @@ impl Slurm {
         })
     }
 
-    /// The largest number of elements that an array may have.
+    /// The maximum number of elements of an array.
     async fn longest_array(&self) -> Result<u32, EngineError> {
         let settings = self.run("scontrol", "asking for its settings", &["show", "config"]).await?;
         let value = settings.lines().find_map(|line| {
@@ -170,8 +171,8 @@ impl Slurm {
         Ok(value.unwrap_or(script::USUAL_LONGEST_ARRAY))
     }
 
-    /// Stops workers: of the fleet, or of these arrays of it. Those that wait first, so that none takes
-    /// the place of one that ends.
+    /// Stops workers of the fleet, or only of these arrays. Waiting elements are cancelled first,
+    /// so that none of them takes the place of a worker that ends.
     async fn cancel(
         &self,
         fleet: &FleetName,
@@ -193,7 +194,7 @@ impl Slurm {
             if !waiting.is_empty() {
                 let mut args = vec!["--state=PENDING"];
                 args.extend(waiting.iter().map(String::as_str));
-                // Fails if the last of them has started meanwhile.
+                // `scancel` fails if the last of them has started meanwhile.
                 self.program("scancel").ask(doing, &args, "").await?;
             }
             if which == Stop::Waiting {
@@ -201,14 +202,14 @@ impl Slurm {
             }
             let running: Vec<String> =
                 queue.running(is_meant).filter(|job| !told.contains(job)).collect();
-            // A signal before a job has processes is lost, and a second one is an order to hurry.
+            // A job without processes loses the signal, and a second signal ends the grace period.
             let now = Instant::now();
             let is_old = |job: &String| now - *seen.entry(job.clone()).or_insert(now) >= SETTLED;
             let (old, young): (Vec<_>, Vec<_>) = running.into_iter().partition(is_old);
             for some in old.chunks(MOST_JOBS) {
                 let mut args = vec!["--signal=TERM", "--batch"];
                 args.extend(some.iter().map(String::as_str));
-                // Fails for one that has just ended.
+                // `scancel` fails for a job that has just ended.
                 self.program("scancel").ask(doing, &args, "").await?;
                 told.extend(some.iter().cloned());
             }
@@ -268,7 +269,7 @@ impl Engine for Slurm {
         while missing > 0 {
             let some = missing.min(script.most());
             let answer = self.sbatch(spec, &script.text(some)?, "--parsable").await?;
-            // The cluster may follow.
+            // The answer may also contain the name of the cluster.
             let array = answer.trim().split(';').next().unwrap_or_default();
             started.push(array.to_owned());
             missing -= some;
@@ -277,7 +278,7 @@ impl Engine for Slurm {
         let now = self.queue(&spec.fleet).await?;
         let other = now.arrays().find(|array| !before.contains(array) && !ours.contains(array));
         if let Some(other) = other.filter(|other| ours.first().is_some_and(|first| other < first)) {
-            // Two launchers at once: the first keeps its workers.
+            // If two launchers start a fleet at the same time, the first one keeps its workers.
             self.cancel(&spec.fleet, Some(&ours), Stop::All).await?;
             return Ok(format!("nothing: another launcher has just asked for array job {other}"));
         }

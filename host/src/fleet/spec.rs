@@ -1,4 +1,4 @@
-//! What the workers of a fleet are.
+//! The specification of a fleet's workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::FleetName;
 use crate::digest::Digest;
 
-/// What the workers of a fleet are: all of them the same.
+/// The specification of a fleet's workers. All workers of a fleet are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Spec {
     /// The fleet.
@@ -21,31 +21,32 @@ pub struct Spec {
     pub memory: ByteSize,
     /// The image, for engines that run containers.
     pub image: String,
-    /// The program, for engines that run programs of a shared file system.
+    /// The path of this program, for engines that start it from a shared file system.
     pub program: PathBuf,
-    /// The most time that the engine gives a worker, if there is a limit.
+    /// The engine's time limit for a worker, if any.
     pub walltime: Option<Duration>,
-    /// How many workers follow one another in the place of one, for engines with a walltime.
+    /// How many workers run one after another in the place of each worker, for engines with a
+    /// walltime.
     pub relay: u32,
-    /// The time between SIGTERM and SIGKILL: `--grace`, and some to release tasks.
+    /// The time between SIGTERM and SIGKILL: `--grace`, and a margin to release tasks.
     pub stop_time: Duration,
-    /// The directory where relative paths of the settings start.
+    /// The directory that relative paths in the settings start from.
     pub directory: PathBuf,
-    /// Files and directories that the settings name, absolute.
+    /// Absolute paths of the files and directories in the settings.
     pub paths: BTreeSet<PathBuf>,
-    /// `HOST_*` variables of a worker. They contain no secrets: an engine shows them to whoever may
-    /// see its jobs.
+    /// `HOST_*` variables of a worker. They must not contain secrets: an engine shows them to
+    /// everyone who may see its jobs.
     pub environment: BTreeMap<String, String>,
-    /// Variables whose values workers get from the environment of the launcher, for engines that
-    /// can pass them on without showing them.
+    /// Names of variables that workers get from the launcher's environment, for engines that can
+    /// pass on their values without showing them.
     pub pass: BTreeSet<String>,
-    /// Options of the engine, by their names in the engine's own language.
+    /// Options of the engine, by the engine's own names for them.
     pub options: BTreeMap<String, Vec<String>>,
 }
 
 impl Spec {
-    /// A digest of all of it, to tell whether a fleet that exists was asked for with the same
-    /// options. 16 hexadecimal digits.
+    /// A digest of all fields, 16 hexadecimal digits. It shows whether an existing fleet was
+    /// started with the same options.
     pub fn digest(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         Digest::of(&text).to_string()[..16].to_owned()

@@ -1,4 +1,4 @@
-//! Where the heartbeats of a queue's hosts are.
+//! The place where the hosts of a queue store their heartbeats.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use crate::key::{BucketKey, HOSTS, Prefix};
 use crate::queue::file::HostFiles;
 use crate::queue::{Address, QueueError};
 
-/// The most heartbeats that are listed.
+/// The maximum number of heartbeats to list.
 const MOST: usize = 10_000;
-/// The hexadecimal digits that stand for a queue.
+/// The number of hexadecimal digits that identify a queue in a key.
 const DIGITS: usize = 16;
-/// The end of the name of a heartbeat.
+/// The suffix of a heartbeat's name.
 pub(super) const JSON: &str = ".json";
 
-/// Where the heartbeats of a queue's hosts are. A clone is another handle on it.
+/// The place where the hosts of a queue store their heartbeats. A clone is another handle to the
+/// same place.
 #[derive(Debug, Clone)]
 pub struct Place(Kind);
 
@@ -36,13 +37,13 @@ enum Kind {
 /// A heartbeat in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// Its name in this place.
+    /// Its name in the place.
     pub(super) name: String,
-    /// When it was written, by the clock of the store.
+    /// When it was written, according to the clock of the store.
     pub(super) modified: SystemTime,
 }
 
-/// A heartbeat that could not be written, read or removed.
+/// A heartbeat could not be written, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The directory of the queue failed.
@@ -54,13 +55,14 @@ pub enum PlaceError {
 }
 
 impl Place {
-    /// The place in the directory of a queue. None if the queue is a service.
+    /// The place in the directory of a queue. `None` if the queue is a service.
     pub fn in_queue(queue: &Address) -> Option<Self> {
         let files = HostFiles::new(&queue.to_string(), queue.directory()?);
         Some(Self(Kind::Files(files)))
     }
 
-    /// The place in a bucket for the hosts of this queue, however its URL is written.
+    /// The place in a bucket for the hosts of this queue. It does not depend on the form of the
+    /// queue's URL.
     pub fn in_bucket(bucket: Arc<dyn Bucket>, queue: &Address) -> Self {
         let identity = match queue {
             Address::Sqs(queue) => format!("sqs {}", queue.name()),
@@ -75,7 +77,7 @@ impl Place {
         Self(Kind::Bucket { bucket, prefix })
     }
 
-    /// Writes a heartbeat in the place of an older one.
+    /// Writes a heartbeat, and replaces an older one.
     pub(super) async fn write(&self, name: &str, bytes: Bytes) -> Result<(), PlaceError> {
         match self.0.clone() {
             Kind::Files(files) => {
@@ -90,7 +92,7 @@ impl Place {
         }
     }
 
-    /// Removes a heartbeat, if it is there.
+    /// Removes a heartbeat if it exists.
     pub(super) async fn remove(&self, name: &str) -> Result<(), PlaceError> {
         match self.0.clone() {
             Kind::Files(files) => {
@@ -105,8 +107,8 @@ impl Place {
         }
     }
 
-    /// The heartbeats here, also unfinished ones of hosts that were killed, in no particular order; and
-    /// the time by the clock that dates them, as far as it is known.
+    /// The heartbeats in this place, in no particular order, and the current time of the clock that
+    /// dates them, if known. The list includes incomplete heartbeats of hosts that were killed.
     pub(super) async fn list(&self) -> Result<(Vec<Listed>, SystemTime), PlaceError> {
         match self.0.clone() {
             Kind::Files(files) => {
@@ -136,7 +138,7 @@ impl Place {
         }
     }
 
-    /// The bytes of a heartbeat. None if it is gone, or too long to be one.
+    /// The bytes of a heartbeat. `None` if it does not exist or is longer than a heartbeat can be.
     pub(super) async fn read(&self, name: &str) -> Result<Option<Bytes>, PlaceError> {
         match self.0.clone() {
             Kind::Files(files) => {
@@ -159,12 +161,13 @@ impl Place {
     }
 }
 
-/// The key of a heartbeat. Its name is one that [`Place::list`] returns, or that a host made.
+/// The key of a heartbeat. The name is one that [`Place::list`] returned or that a host generated.
 fn key(prefix: &Prefix, name: &str) -> BucketKey {
     BucketKey::internal(&format!("{prefix}/{name}"))
 }
 
-/// Does something with a bucket, away from the threads that drive tasks if it may block them.
+/// Uses a bucket. If the bucket may block the thread, this happens outside the threads of the
+/// runtime.
 async fn aside<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     bucket: Arc<dyn Bucket>,
     act: impl FnOnce(Arc<dyn Bucket>) -> F,

@@ -1,8 +1,9 @@
-//! Reads the heartbeats of a queue's hosts, again and again, and tells which hosts are silent.
+//! Reads the heartbeats of a queue's hosts repeatedly, and detects silent hosts.
 //!
-//! A heartbeat is dated by its store, and the reader's clock may differ from that. So the reader takes
-//! the store's own time where the store tells it, and what it has seen itself: a heartbeat that did not
-//! change for a minute is at least a minute old, and one that was not there a minute ago is younger.
+//! The store dates a heartbeat, and the reader's clock may differ from the store's. Therefore the
+//! reader uses the store's time if it can read that time, and limits the age by its own
+//! observations: a heartbeat that did not change for a minute is at least a minute old, and a
+//! version that did not exist a minute ago is younger.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +13,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::place::{JSON, Listed, Place, PlaceError};
 use super::{Heartbeat, TOO_OLD};
 
-/// Heartbeats that are read at once.
+/// The number of heartbeats to read concurrently.
 const AT_ONCE: usize = 16;
 
 /// Reads heartbeats.
@@ -28,35 +29,35 @@ pub struct Reader {
 #[derive(Debug)]
 struct Known {
     modified: SystemTime,
-    /// None if it can't be read as a heartbeat.
+    /// `None` if the object is not a heartbeat.
     heartbeat: Option<Heartbeat>,
     /// When this version was first seen.
     seen: Instant,
-    /// The most that its age was then, if that is known.
+    /// The maximum age of this version at that time, if known.
     at_most: Option<Duration>,
 }
 
-/// A host, as its heartbeat says.
+/// A host, according to its heartbeat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heard {
-    /// A name that no other host has: the id of the host, and more.
+    /// A unique name: the id of the host with a suffix.
     pub name: String,
-    /// How old the heartbeat is.
+    /// The age of the heartbeat.
     pub age: Duration,
-    /// Whether the host has missed several heartbeats: it was killed, or it can't write any more.
+    /// Whether the host has missed several heartbeats: it was killed, or it can't write heartbeats.
     pub is_silent: bool,
     /// The heartbeat.
     pub heartbeat: Heartbeat,
 }
 
 impl Reader {
-    /// Reads the heartbeats in that place.
+    /// A reader of the heartbeats in this place.
     pub fn new(place: Place) -> Self {
         Self { place, known: HashMap::new(), looked: None }
     }
 
-    /// The heartbeats of all hosts, in no particular order. Only those that have changed since the
-    /// last call are fetched. What is not a heartbeat is left out.
+    /// The heartbeats of all hosts, in no particular order. Fetches only the heartbeats that
+    /// changed since the last call. Skips objects that are not heartbeats.
     ///
     /// # Errors
     /// Errors of the bucket or the queue's directory.
@@ -97,7 +98,7 @@ impl Reader {
 }
 
 impl Known {
-    /// The age of this version: what the clocks say, as far as it fits to what was seen.
+    /// The age of this version: the age by the clocks, limited by the reader's own observations.
     fn age(&self, now: SystemTime, asked: Instant) -> Duration {
         let watched = asked.saturating_duration_since(self.seen);
         let at_most = self.at_most.map_or(Duration::MAX, |most| most.saturating_add(watched));
@@ -124,7 +125,8 @@ mod tests {
     #[test]
     fn an_age_fits_to_what_was_seen_whatever_the_clocks_say() {
         let (start, epoch) = (Instant::now(), SystemTime::UNIX_EPOCH);
-        // The age by the clocks, how long it was watched, and how old it was at most at first.
+        // The age by the clocks, the time since the version was first seen, and its maximum age at
+        // that time.
         let check = |by_clock: u64, watched: u64, at_most: Option<u64>, want: u64| {
             let modified = epoch + secs(1_000_000);
             let known =
@@ -133,9 +135,9 @@ mod tests {
             assert_eq!(age, secs(want), "{by_clock} {watched} {at_most:?}");
         };
         check(10, 0, None, 10);
-        // The reader's clock is behind the store's, and nobody knows.
+        // The reader's clock is behind the store's.
         check(0, 95, None, 95);
-        // It is ahead by an hour.
+        // The reader's clock is ahead by an hour.
         check(3600, 0, Some(5), 5);
         check(3620, 20, Some(5), 25);
         check(22, 20, Some(5), 22);
@@ -168,7 +170,7 @@ mod tests {
         let heard: Vec<_> =
             heard.iter().map(|h| (&*h.heartbeat.snapshot.host.id, h.is_silent)).collect();
         assert_eq!(heard, [("new", false), ("slow", false), ("silent", true)]);
-        // Again, with one that is gone and one that has come back.
+        // Read again, after one host has ended and one has come back.
         place.remove("new.json").await.unwrap();
         write("silent", 0).await;
         let heard = reader.read().await.unwrap();

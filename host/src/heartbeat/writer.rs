@@ -10,15 +10,16 @@ use super::place::{JSON, Listed, Place};
 use super::{Heartbeat, TOO_OLD};
 use crate::activity::snapshot::Snapshot;
 
-/// A write that takes longer is reported.
+/// A longer write is reported in the log.
 const LATE: Duration = Duration::from_secs(30);
-/// The shortest time between two warnings.
+/// The minimum time between two warnings.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// How long a host that ends waits for its heartbeat to be removed.
+/// How long a host that ends waits for the removal of its heartbeat.
 const LAST: Duration = Duration::from_secs(3);
-/// The second heartbeat comes so soon after the first, which is written before the host has a task.
+/// The time between the first and the second heartbeat. The first one is written before the host
+/// has a task.
 const SOON: Duration = Duration::from_secs(2);
-/// The most bytes of a host's id in the name of its heartbeat.
+/// The maximum number of bytes of a host's id in the name of its heartbeat.
 const LONGEST_ID: usize = 200;
 
 /// The heartbeat of this host.
@@ -29,8 +30,9 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// Writes what `snapshot` returns to `place`: now, two seconds later, and whenever the time `every`
-    /// has passed. One write at a time: a place that hangs does not gather writes.
+    /// Writes the result of `snapshot` to `place`: at once, two seconds later, and then at
+    /// intervals of `every`. Only one write runs at a time, so writes do not pile up if the place
+    /// hangs.
     pub fn start(
         place: Place,
         every: Duration,
@@ -41,7 +43,7 @@ impl Heart {
         Self { stop, beating }
     }
 
-    /// Removes the heartbeat. Waits for this a few seconds at most.
+    /// Removes the heartbeat, and waits a few seconds for the removal at most.
     pub async fn stop(self) {
         self.stop.cancel();
         if tokio::time::timeout(LAST, self.beating).await.is_err() {
@@ -66,7 +68,8 @@ async fn beat(
         let name: &String = name.get_or_insert_with(|| name_of(&snapshot.host.id));
         let bytes = Heartbeat { every_seconds: every.as_secs_f64(), snapshot }.into_bytes();
         let mut writing = std::pin::pin!(place.write(name, bytes));
-        // A write is not given up: it could replace a later one, or come after the removal.
+        // A late write is not aborted: an aborted write could still take effect, and replace a
+        // later heartbeat or follow the removal.
         let written = tokio::select! {
             written = &mut writing => written,
             () = tokio::time::sleep(LATE) => {
@@ -97,8 +100,8 @@ async fn beat(
     }
 }
 
-/// The name of a heartbeat: the host's id as far as it can be part of a key, and a part that no other
-/// host has. Containers may have equal names and processes of equal numbers.
+/// The name of a heartbeat: the host's id in characters that a key allows, and a random suffix. The
+/// suffix is needed because in containers several hosts may have the same id.
 fn name_of(id: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let id = id.chars().map(|c| if is_safe(c) { c } else { '-' });
@@ -107,8 +110,8 @@ fn name_of(id: &str) -> String {
     format!("{id}.{}{JSON}", &own[..8])
 }
 
-/// Removes heartbeats of hosts that have been silent for very long. They are dated by the clock that
-/// dates our own.
+/// Removes heartbeats of hosts that have been silent for very long. Their ages are measured against
+/// this host's own heartbeat, because the same clock dates both.
 async fn remove_old(place: &Place, own: &str) {
     let listed = match place.list().await {
         Ok((listed, _)) => listed,
@@ -129,11 +132,12 @@ async fn remove_old(place: &Place, own: &str) {
     }
 }
 
-/// What the log says of heartbeats: one warning when they begin to fail, and at most one an hour.
+/// Logs problems with heartbeats: a warning when writes start to fail, and at most one warning an
+/// hour.
 struct Told<'a> {
     place: &'a Place,
     warned: Option<Instant>,
-    /// They fail, and the log says so.
+    /// Writes fail, and the log says so.
     is_known: bool,
 }
 

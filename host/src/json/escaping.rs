@@ -1,4 +1,4 @@
-//! Writes JSON on one line, with escapes for a set of characters.
+//! Writes JSON on one line, with escapes for chosen characters.
 
 use std::io;
 
@@ -7,11 +7,12 @@ use serde_json::ser::{Formatter, Serializer};
 
 /// A value as one line of JSON. Characters for which `is_escaped` is true are written as `\uXXXX`.
 ///
-/// JSON within the value ([`RawValue`](serde_json::value::RawValue)) keeps its spelling, apart from
-/// these characters. White space between its values becomes a space if it is escaped.
+/// A [`RawValue`](serde_json::value::RawValue) within the value keeps its spelling, except that
+/// these characters are escaped. If they include line feeds or tabs, such a character between
+/// values becomes a space.
 ///
 /// # Errors
-/// As the value's `Serialize`.
+/// The errors of the value's `Serialize`.
 pub fn to_line(
     value: &impl Serialize,
     is_escaped: fn(char) -> bool,
@@ -45,7 +46,7 @@ impl Formatter for Escaping {
     where
         W: ?Sized + io::Write,
     {
-        // Strings of JSON have no line feeds and tabs, so these stand between values.
+        // JSON strings can't contain line feeds and tabs, so these characters are between values.
         let is_space = |c| matches!(c, '\n' | '\r' | '\t') && (self.0)(c);
         let fragment = fragment.replace(is_space, " ");
         self.write_string_fragment(writer, &fragment)

@@ -1,10 +1,10 @@
-//! The list of metrics. Each is a name, and how its values are found.
+//! The list of metrics: for each a description and a function that reads its values.
 
 use super::{Kind, Metric, Sample, Seen, Unit, Value};
 use crate::activity::{End, Histogram, Named};
 use crate::stats::Step;
 
-/// How the values of a metric are found.
+/// Reads the values of a metric.
 pub(super) type Find = fn(&Seen<'_>) -> Vec<Sample>;
 
 /// All metrics, by topic.
@@ -203,7 +203,7 @@ const fn times(name: &'static str, labels: &'static [&'static str], help: &'stat
     Metric { name, kind: Kind::Histogram, unit: Some(Unit::Seconds), labels, help }
 }
 
-/// The only series of a metric, if it has a value.
+/// The only series of a metric without labels, if it has a value.
 fn one(count: impl Into<Option<u64>>) -> Vec<Sample> {
     let sample = |count: u64| Sample { labels: Vec::new(), value: count.into() };
     count.into().map(sample).into_iter().collect()
@@ -217,7 +217,7 @@ fn labelled(label: &str, count: u64) -> Sample {
     Sample { labels: vec![label.to_owned()], value: count.into() }
 }
 
-/// Attempts of each name that ended like this.
+/// The number of attempts for each task name and each of these ends.
 fn by_end(seen: &Seen<'_>, ends: &[End]) -> Vec<Sample> {
     let samples = seen.names.iter().flat_map(|named| {
         ends.iter().map(|end| Sample {

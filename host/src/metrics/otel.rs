@@ -1,5 +1,5 @@
-//! Metrics for OpenTelemetry: those of the list, read whenever they are exported. Times are recorded
-//! in `telemetry.rs`, because OpenTelemetry has no way to read a histogram.
+//! Exports the list of metrics to OpenTelemetry, which reads them at each export. `telemetry.rs`
+//! records durations, because OpenTelemetry can't read an existing histogram.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::list::{Find, METRICS};
 use super::{Kind, Metric, Seen, Unit, Value};
 use crate::services::Services;
 
-/// Has the metrics of a host read by `meter`.
+/// Registers the metrics of a host with `meter`.
 pub fn observe(meter: &Meter, services: &Arc<Services>) {
     for (metric, find) in METRICS {
         let name = metric.name.replace('_', ".");

@@ -1,7 +1,7 @@
 //! Metrics in the text format of Prometheus, version 0.0.4.
 //!
-//! `prometheus-client` writes the format and escapes names of tasks. Its own counters are not used:
-//! they would allocate or lock for each label of each task.
+//! `prometheus-client` writes the format and escapes task names. Its own counters are not used,
+//! because they would allocate or lock for each label of each task.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::list::METRICS;
 use super::{Kind, Seen, Unit, Value};
 use crate::services::Services;
 
-/// The type of the text.
+/// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The metrics of a host.
@@ -38,10 +38,10 @@ impl Metrics {
         Self(registry)
     }
 
-    /// All metrics with their values now.
+    /// All metrics with their current values.
     ///
     /// # Errors
-    /// Never: writing into a text does not fail.
+    /// Never in practice: writing to a string does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::prometheus_text::encode(&mut text, &self.0)?;

@@ -1,7 +1,8 @@
-//! EC2: the instance metadata service, version 2, tells a spot machine two minutes before.
+//! EC2: version 2 of the instance metadata service announces the end of a spot machine two minutes
+//! in advance.
 //!
-//! See "Spot Instance interruption notices" in the EC2 user guide. A rebalance recommendation is no
-//! notice: the machine may stay for hours.
+//! See "Spot Instance interruption notices" in the EC2 user guide. A rebalance recommendation is
+//! not a notice: the machine may continue to run for hours.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,20 +14,20 @@ use super::{Notice, PATIENCE, Problem, Seen, Service, get};
 use crate::ask::Question;
 use crate::environment::Environment;
 
-/// Notices come this long before.
+/// How early notices come.
 const BEFORE: Duration = Duration::from_secs(120);
-/// How long a token is valid: the most that EC2 gives.
+/// How long a token is valid: EC2's maximum.
 const TOKEN_SECONDS: &str = "21600";
 
-/// The metadata service, and the token that it gave.
+/// The metadata service and its token.
 pub(super) struct Metadata {
     url: String,
     token: Option<String>,
-    /// It has said that this is a spot machine, or could not.
+    /// The service has said that this is a spot machine, or could not tell.
     may_come: bool,
 }
 
-/// What `spot/instance-action` says.
+/// The document `spot/instance-action`.
 #[derive(Deserialize)]
 struct Action {
     action: String,
@@ -44,7 +45,7 @@ impl Metadata {
         Self { url: url.trim_end_matches('/').to_owned(), token: None, may_come: false }
     }
 
-    /// A document, or nothing if there is none now.
+    /// A document. `None` if it does not exist now.
     async fn read(&mut self, what: &'static str, path: &str) -> Result<Option<String>, Problem> {
         let token = match self.token.take() {
             Some(token) => token,
@@ -53,7 +54,7 @@ impl Metadata {
         let url = format!("{}/latest/meta-data/{path}", self.url);
         let headers = [("x-aws-ec2-metadata-token", &*token)];
         let question = Question { url: &url, headers: &headers, ..Question::default() };
-        // A token that was refused is not kept.
+        // A rejected token is dropped.
         let answer = get(what, &question, PATIENCE).await?;
         self.token = Some(token);
         Ok(answer.map(|answer| answer.text))
@@ -100,7 +101,7 @@ impl Service for Metadata {
         let at = time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
         let when = time.map_or(String::new(), |time| format!(" at {time}"));
         let text = format!("EC2 will {action} this machine{when}");
-        // Hibernation begins with the notice.
+        // Hibernation starts with the notice.
         let most = if action == "hibernate" { Duration::ZERO } else { BEFORE };
         Ok(Seen::Notice(Notice::at(text, at, most)))
     }

@@ -1,5 +1,5 @@
-//! Azure: scheduled events in the instance metadata service tell of all machines of a set. A spot
-//! machine is told 30 seconds before, others some minutes.
+//! Azure: the instance metadata service lists scheduled events for all machines of a set. A spot
+//! machine is told 30 seconds in advance, other machines some minutes in advance.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::{Notice, PATIENCE, Problem, Seen, Service, get};
 use crate::ask::Question;
 use crate::environment::Environment;
 
-/// Events are announced at most this long before.
+/// The maximum time between the announcement of an event and the event.
 const BEFORE: Duration = Duration::from_secs(15 * 60);
-/// The first question for events switches them on, which may take two minutes.
+/// The first request for events enables them, which may take two minutes.
 const FIRST_ANSWER: Duration = Duration::from_secs(130);
 
-/// The metadata service, and the name of this machine in its events.
+/// The metadata service, and the name of this machine in events.
 pub(super) struct Metadata {
     url: String,
     name: Option<String>,
@@ -40,14 +40,14 @@ struct Event {
 }
 
 impl Event {
-    /// What happens to the machine, if a task does not survive that.
+    /// What happens to the machine, if running tasks do not survive it.
     fn ending(&self) -> Option<&'static str> {
         match &*self.event_type {
             "Preempt" => Some("take away"),
             "Terminate" => Some("delete"),
             "Reboot" => Some("restart"),
             "Redeploy" => Some("move and restart"),
-            // A pause of some seconds.
+            // Other events pause the machine for some seconds.
             _ => None,
         }
     }
@@ -56,7 +56,7 @@ impl Event {
 impl Metadata {
     pub(super) fn of(environment: &Environment) -> Self {
         let default = "http://169.254.169.254";
-        // The variable of Azure's own libraries.
+        // Azure's own libraries use this variable.
         let url = environment.get("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or(default);
         Self { url: url.trim_end_matches('/').to_owned(), name: None, has_answered: false }
     }
@@ -103,7 +103,7 @@ impl Service for Metadata {
         };
         let notices = events.iter().filter(is_ours).filter_map(|event| {
             let text = format!("Azure will {} this machine", event.ending()?);
-            // An event that has begun has no time.
+            // An event that has started has no time.
             let at = httpdate::parse_http_date(&event.not_before).ok();
             let when = at.map_or(String::new(), |_| format!(" at {}", event.not_before));
             Some(Notice::at(format!("{text}{when}"), at, BEFORE))

@@ -1,5 +1,5 @@
-//! Compute Engine: the metadata server tells a spot machine 30 seconds before, by a value that
-//! changes. The server answers when it does.
+//! Compute Engine: the metadata server announces the end of a spot machine 30 seconds in advance,
+//! by changing a value. A request can wait for the change.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::{Notice, PATIENCE, Problem, SHORTEST, Seen, Service, get};
 use crate::ask::Question;
 use crate::environment::Environment;
 
-/// How long one question waits for a change.
+/// How long one request waits for a change.
 const CHANGE: Duration = Duration::from_secs(60);
 
-/// The metadata server, and the version of the value that it gave last.
+/// The metadata server, and the version of the last value.
 pub(super) struct Metadata {
     url: String,
     tag: Option<String>,
@@ -32,7 +32,7 @@ impl Service for Metadata {
         let what = "a question for a notice";
         let mut url = format!("{}/computeMetadata/v1/instance/preempted", self.url);
         let mut patience = PATIENCE;
-        // Forgotten if this question fails: the next one is answered at once.
+        // If this request fails, the tag is lost, and the next request is answered at once.
         if let Some(tag) = self.tag.take() {
             let seconds = CHANGE.as_secs();
             url += &format!("?wait_for_change=true&timeout_sec={seconds}&last_etag={tag}");

@@ -1,12 +1,12 @@
-//! Which cloud this machine is in, as the machine describes itself.
+//! Detects the cloud from the machine's firmware.
 
 use std::fs;
 use std::path::Path;
 
 use super::Cloud;
 
-/// The asset tag that Azure gives the chassis of its machines. Other machines of Hyper-V have the
-/// same vendor and product.
+/// The asset tag of the chassis of Azure's machines. Other Hyper-V machines have the same vendor
+/// and product.
 const AZURE: &str = "7783-7084-3265-9085-8269-3286-77";
 
 /// The description of a machine, from its firmware.
@@ -19,7 +19,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine. Containers see the description too.
+    /// This machine. The description is also visible in containers.
     pub fn this() -> Self {
         Self::read(Path::new("/sys/class/dmi/id"))
     }
@@ -37,9 +37,9 @@ impl Machine {
         }
     }
 
-    /// The cloud, if it is one with notices.
+    /// The cloud, if its notices are supported.
     pub fn cloud(&self) -> Option<Cloud> {
-        // EC2's older machines are of Xen, whose product is not EC2's own.
+        // Older EC2 machines run on Xen, and report Xen's product name.
         if self.vendor == "Amazon EC2" || is_instance(&self.board) || is_instance(&self.chassis) {
             Some(Cloud::Aws)
         } else if self.product == "Google Compute Engine" {
@@ -63,7 +63,7 @@ impl Machine {
     }
 }
 
-/// True for the id of an instance of EC2, such as `i-0123456789abcdef0`.
+/// True for the id of an EC2 instance, such as `i-0123456789abcdef0`.
 fn is_instance(tag: &str) -> bool {
     let id = tag.strip_prefix("i-").unwrap_or_default();
     matches!(id.len(), 8 | 17) && id.bytes().all(|byte| byte.is_ascii_hexdigit())

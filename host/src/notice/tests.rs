@@ -1,4 +1,4 @@
-//! What each metadata service says, and what is understood of it.
+//! Tests with the answers of each metadata service.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// What a service answers: to a method and a path that begin so, this status and text. The first
-/// that fits.
+/// The answers of a service: the beginning of a request's method and path, the status, and the
+/// text. The first match is used.
 type Answers = Vec<(&'static str, u16, String)>;
 
-/// A metadata service that answers what it is told to.
+/// A metadata service that gives prepared answers.
 struct Fake {
     url: String,
     answers: Arc<Mutex<Answers>>,
@@ -79,7 +79,7 @@ fn azure(fake: &Fake) -> azure::Metadata {
     azure::Metadata::of(&variables.into_iter().collect())
 }
 
-/// What a service is understood to have said, in words.
+/// The result of a look, as text.
 async fn seen(service: &mut dyn Service) -> String {
     match service.look().await {
         Ok(Seen::Nothing) => "nothing".to_owned(),
@@ -105,7 +105,7 @@ async fn a_spot_machine_of_ec2_is_told_when_it_ends() {
     fake.says(&[TOKEN, (ACTION, 200, &notice("terminate"))]);
     let want = "EC2 will terminate this machine at 2017-09-18T08:22:00Z: 0 s";
     assert_eq!(seen(&mut service).await, want);
-    // A clock that is slow does not make it two hours.
+    // With a slow clock, the time until the end is still limited to two minutes.
     let far = r#"{"action": "stop", "time": "2099-09-18T08:22:00Z"}"#;
     fake.says(&[TOKEN, (ACTION, 200, far)]);
     let want = "EC2 will stop this machine at 2099-09-18T08:22:00Z: 120 s";
@@ -171,7 +171,7 @@ async fn events_of_other_machines_and_pauses_are_no_notice_of_azures() {
     let want = format!("Azure will take away this machine at {past}: 0 s");
     check(&event("Preempt", "SET_7", past), &want).await;
     check(&event("Terminate", "set_7", ""), "Azure will delete this machine: 30 s").await;
-    // The first to come counts.
+    // The earliest event counts.
     let both = [event("Reboot", "set_7", ""), event("Preempt", "set_7", past)].join(", ");
     check(&both, &want).await;
 }

@@ -1,19 +1,19 @@
-//! Failures by cause, of many hosts and of the reports of an error queue.
+//! Groups the failures of many hosts and of the reports in an error queue by cause.
 
 use std::collections::BTreeMap;
 
 use super::HostRow;
 use crate::activity::snapshot::{Failures, LONGEST_LINE, LONGEST_NAME, LONGEST_TEXT};
 
-/// The most causes that are shown.
+/// The maximum number of causes to show.
 const MOST: usize = 200;
-/// The most names of tasks that are shown of one cause.
+/// The maximum number of task names to show for one cause.
 const NAMES: usize = 5;
 
 /// The failures of these hosts and reports, the most frequent causes first.
 ///
-/// A task that was given up is known to its host and has a report. Hosts end and reports are sent back,
-/// so the larger of the two numbers counts.
+/// A rejected task is counted by its host and also has a report. Hosts end and reports are sent
+/// back, so neither number is complete, and the larger one counts.
 pub(super) fn of(hosts: &[HostRow], reports: &[Failures]) -> Vec<Failures> {
     let mut all: BTreeMap<String, Failures> = BTreeMap::new();
     for failures in hosts.iter().flat_map(|host| &host.snapshot.failures) {
@@ -36,7 +36,7 @@ pub(super) fn of(hosts: &[HostRow], reports: &[Failures]) -> Vec<Failures> {
     all
 }
 
-/// Adds failures to those of their cause.
+/// Adds failures to the entry of their cause.
 fn add(all: &mut BTreeMap<String, Failures>, failures: &Failures) {
     let mut cause = failures.cause.clone();
     cut(&mut cause, LONGEST_LINE);
@@ -50,7 +50,7 @@ fn add(all: &mut BTreeMap<String, Failures>, failures: &Failures) {
     join(known, failures);
 }
 
-/// Takes over names, times and the later example.
+/// Merges names, times, and the later example.
 fn join(known: &mut Failures, failures: &Failures) {
     for name in &failures.names {
         if known.names.len() < NAMES && !known.names.contains(name) {
@@ -110,12 +110,12 @@ mod tests {
         let reports = [failures("no file", 2, 2, "blur", 30.0), failures("gone", 7, 7, "old", 1.0)];
         let all = of(&hosts, &reports);
         let shown: Vec<_> = all.iter().map(|f| (&*f.cause, f.count, f.given_up)).collect();
-        // Two tasks of the three that the hosts gave up have been sent back.
+        // Two of the three tasks that the hosts rejected have been sent back.
         assert_eq!(shown, [("gone", 7, 7), ("no file", 10, 3), ("slow", 1, 0)]);
         assert_eq!(all[1].names, ["blur", "sharpen"]);
         assert_eq!((all[1].first, all[1].last), (10.0, 31.0));
         assert_eq!(all[1].example.as_ref().unwrap().name, "blur", "the last one");
-        // Reports of hosts that are gone count too.
+        // Reports of hosts that have ended count too.
         assert_eq!(of(&[], &reports)[1].count, 2);
         let more = [failures("no file", 50, 50, "blur", 0.0)];
         assert_eq!((of(&hosts, &more)[0].count, of(&hosts, &more)[0].given_up), (50, 50));

@@ -1,13 +1,14 @@
-//! A queue that is counted again and again, but never most of the time: a directory is listed whole.
+//! Counts a queue repeatedly, but limits the time for counting: counting a directory lists all its
+//! files.
 
 use std::time::{Duration, Instant};
 
 use crate::queue::{Admin, Counts, QueueError};
 
-/// Part of the time that may be spent with counting: one in this many.
+/// The share of time for counting: at most one part in this many.
 const SHARE: u32 = 20;
 
-/// A queue, and how often it is counted.
+/// A queue and its last count.
 pub(super) struct Counted {
     queue: Box<dyn Admin>,
     last: Option<Counting>,
@@ -29,7 +30,7 @@ impl Counted {
         &*self.queue
     }
 
-    /// The counts: those of the last time if counting takes long.
+    /// The counts. Repeats the last counts if counting takes long.
     ///
     /// # Errors
     /// Errors of the queue.

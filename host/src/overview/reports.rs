@@ -1,4 +1,5 @@
-//! The reports of an error queue, grouped by cause, and read again only when their number changes.
+//! Groups the reports of an error queue by cause, and reads them again only when their number
+//! changes.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +8,27 @@ use crate::activity::snapshot::Failures;
 use crate::queue::{self, Access, Address, Admin, QueueError};
 use crate::transfer::errors::ErrorCauses;
 
-/// The shortest time between two readings of a directory. It grows with the time that a reading takes.
+/// The minimum time between two reads of a directory. It grows with the duration of a read.
 const SOON: Duration = Duration::from_secs(5);
-/// Part of the time that may be spent with reading: one in this many.
+/// The share of time for reading: at most one part in this many.
 const SHARE: u32 = 10;
-/// The shortest time between two readings of a service, where each report has to be leased.
+/// The minimum time between two reads of a queue service, where each report must be leased.
 const LATER: Duration = Duration::from_secs(600);
 
 /// The reports of an error queue.
 pub(super) struct Reports {
     address: Address,
     access: Access,
-    /// None until the queue exists.
+    /// `None` until the queue exists.
     queue: Option<Counted>,
     most: u64,
     failures: Vec<Failures>,
     read: Option<Reading>,
 }
 
-/// A reading of the reports.
+/// A read of the reports.
 struct Reading {
-    /// How many there were.
+    /// The number of reports at that time.
     count: Option<u64>,
     ended: Instant,
     took: Duration,
@@ -38,12 +39,13 @@ impl Reports {
         Self { address, access, queue: None, most, failures: Vec::new(), read: None }
     }
 
-    /// The failures by cause, as they were last read.
+    /// The failures by cause at the last read.
     pub(super) fn failures(&self) -> &[Failures] {
         &self.failures
     }
 
-    /// Counts the reports, and reads them if that is due.
+    /// Counts the reports, and reads them if a read is due. Returns their number, if the queue can
+    /// count.
     pub(super) async fn look(&mut self, problems: &mut Vec<String>) -> Option<u64> {
         let count = match self.count().await {
             Ok(count) => count?,
@@ -66,13 +68,14 @@ impl Reports {
         count
     }
 
-    /// The number of reports, if the queue can count. None if there is no queue.
+    /// The number of reports, if the queue can count. The outer `Option` is `None` if there is no
+    /// queue.
     async fn count(&mut self) -> Result<Option<Option<u64>>, QueueError> {
         let queue = match &mut self.queue {
             Some(queue) => queue,
             none => match queue::admin(&self.address, &self.access).await {
                 Ok(queue) => none.insert(Counted::new(queue)),
-                // The first host makes it.
+                // The first host creates the queue.
                 Err(QueueError::Invalid { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             },
@@ -81,15 +84,15 @@ impl Reports {
     }
 }
 
-/// Whether reports are to be read again, of which there are so many now.
+/// Whether to read the reports again, now that their number is `count`.
 fn is_due(last: Option<&Reading>, leases: bool, count: Option<u64>) -> bool {
     let Some(last) = last else { return true };
     let pause = if leases { LATER } else { SOON.max(last.took * SHARE) };
-    // A queue that can't count may have changed.
+    // If a queue can't count, its reports may have changed.
     (count.is_none() || last.count != count) && last.ended.elapsed() >= pause
 }
 
-/// Reads at most so many reports, and releases those that were leased for that.
+/// Reads at most `most` reports, and releases their leases.
 async fn read(queue: &dyn Admin, most: u64) -> Result<Vec<Failures>, QueueError> {
     let read = ErrorCauses::of(queue, most).await;
     queue.close().await;
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!((&*missing.names, &*example.name), (&["blur".to_owned()][..], "blur"));
         assert!(example.text.ends_with("no such file") && !example.id.is_empty(), "{example:?}");
         assert!(missing.first > 1e9 && missing.first == missing.last);
-        // Not again at once, and not while their number stays.
+        // A read is not due at once, nor while the number of reports stays the same.
         let mut last = reports.read.take().unwrap();
         assert!(!is_due(Some(&last), false, Some(8)));
         (last.took, last.ended) = (Duration::ZERO, Instant::now() - SOON);

@@ -1,10 +1,10 @@
-//! Directories as somebody else could have made them, and what is said of each.
+//! Directories as another user could have made them, and the result of checking each.
 
 use std::os::unix::fs::{chown, lchown, symlink};
 
 use super::*;
 
-/// Somebody else.
+/// Another user.
 const OTHER: u32 = 4321;
 const PARTS: [&str; 2] = ["blobs", "tmp"];
 
@@ -34,7 +34,7 @@ impl Place {
         fs::metadata(self.path(name)).unwrap().mode() & 0o7777
     }
 
-    /// Refused, for what reason and with which cure.
+    /// Checks that `dir` is refused with these texts.
     #[track_caller]
     fn refuses(&self, dir: &Path, problem: &[&str], cure: &str) {
         let not_ours = check(dir, &PARTS).unwrap_err();
@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-/// Only root may give things away.
+/// Only root may change the owner of files.
 fn is_root() -> bool {
     Us::now().0 == 0
 }
@@ -114,7 +114,7 @@ fn a_group_may_write_if_nobody_else_is_in_it() {
     check(100, 1000, false);
     check(200, 1000, false);
     check(1000, 1001, false);
-    // Another user has it as its first group; nobody knows the group, or the user.
+    // Another user has this primary group; the group is unknown; the user is unknown.
     check(100, 1001, false);
     check(999, 1000, false);
     check(1000, 9999, false);
@@ -143,7 +143,7 @@ fn what_belongs_to_somebody_else_is_refused() {
         let cure = format!("with --cache-dir, for example {}/task-host", cache.display());
         place.refuses(&cache, &problem, &cure);
     }
-    // The cure: whoever owns the directory above is trusted to name it.
+    // The fix: the owner of the directory above is trusted, so a directory in it can be named.
     let place = Place::new();
     chown(place.cache(), Some(OTHER), None).unwrap();
     make(&place.cache().join("task-host"), &PARTS).unwrap();
@@ -168,7 +168,7 @@ fn a_way_that_everybody_may_change_is_a_risk_unless_it_is_sticky() {
     assert!(told.contains("is writable by everybody (mode 777, owner uid "), "{told}");
     assert!(told.contains(&format!("`chmod +t {}`", way.display())), "{told}");
     assert_eq!(make(&place.cache(), &PARTS).unwrap(), risk(&place.cache()));
-    // Also when nothing is there yet.
+    // Also when the directory does not exist yet.
     assert!(risk(&place.path("way/new/cache")).is_some());
     place.set_mode("way", 0o1777);
     assert_eq!(risk(&place.cache()), None);
@@ -184,7 +184,7 @@ fn a_link_counts_if_nobody_else_could_have_made_it() {
     symlink("../link", place.path("way/again")).unwrap();
     check(&place.path("way/again"), &PARTS).unwrap();
     check(&place.path("way/../link/../cache"), &PARTS).unwrap();
-    // It is the target that counts.
+    // The target decides.
     place.set_mode("way/cache", 0o777);
     assert!(check(&place.path("way/again"), &PARTS).is_err());
     place.set_mode("way/cache", 0o700);
@@ -201,7 +201,7 @@ fn a_link_counts_if_nobody_else_could_have_made_it() {
         place.refuses(&planted, &problem, "remove the link");
         place.refuses(&planted.join("below"), &problem, "remove the link");
     }
-    // One that leads round in a circle is told of by whoever follows it.
+    // A loop of links is not reported here, but when the path is used.
     symlink("circle", place.path("circle")).unwrap();
     check(&place.path("circle"), &PARTS).unwrap();
 }

@@ -1,9 +1,9 @@
-//! Where a queue is, as its URL says.
+//! The address of a queue, as its URL.
 //!
 //! ```text
 //! fq://DIR, or a path                                   a directory
 //! sqs://NAME                                            SQS; region and account as configured
-//! https://sqs.REGION.amazonaws.com/ACCOUNT/NAME         SQS, or a server that speaks its protocol
+//! https://sqs.REGION.amazonaws.com/ACCOUNT/NAME         SQS, or a server with the same protocol
 //! arn:aws:sqs:REGION:ACCOUNT:NAME                       SQS
 //! pubsub://projects/P/topics/T/subscriptions/S          Pub/Sub
 //! ```
@@ -15,7 +15,7 @@ use std::str::FromStr;
 use crate::environment::with_home;
 use crate::scheme;
 
-/// Where a queue is. `Display` is its URL, and [`FromStr`] reads one.
+/// The address of a queue. `Display` is its URL, and [`FromStr`] parses one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A directory.
@@ -53,7 +53,8 @@ pub struct PubSub {
     pub project: String,
     /// The topic that messages are sent to.
     pub topic: String,
-    /// The subscription that messages are leased from. `None` for a queue that is only sent to.
+    /// The subscription that messages are leased from. `None` for a queue that is only used to
+    /// send.
     pub subscription: Option<String>,
 }
 
@@ -132,17 +133,17 @@ impl Address {
         }
     }
 
-    /// Whether the queue is a service that is reached over the network.
+    /// Whether the queue belongs to a service that is reached over the network.
     pub fn is_remote(&self) -> bool {
         self.directory().is_none()
     }
 
-    /// Whether the queue keeps messages in the order in which they are sent, if they are sent to
+    /// Whether the queue delivers messages in the order in which they are sent, if they are sent to
     /// `group`.
     pub fn keeps_order(&self, group: Option<&str>) -> bool {
         match self {
             Self::Directory(_) => false,
-            // A group of a standard queue promises no order.
+            // SQS keeps no order within a group of a standard queue.
             Self::Sqs(queue) => queue.is_fifo(),
             Self::PubSub(_) => group.is_some(),
         }
@@ -239,7 +240,7 @@ impl fmt::Display for PubSub {
 }
 
 const FIFO: &str = ".fifo";
-/// What the name of an error queue ends with.
+/// The end of the name of an error queue.
 const ERRORS: &str = "-errors";
 
 fn errors_of(name: &str) -> String {

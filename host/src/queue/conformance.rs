@@ -1,4 +1,4 @@
-//! What every queue promises, as tests that each backend runs.
+//! The guarantees of every queue, as tests that each backend runs.
 //!
 //! A backend opens a new, empty queue twice, as two hosts would: `ours` and `theirs`.
 
@@ -22,14 +22,14 @@ pub(crate) struct Subject {
     _keep: Box<dyn Any + Send>,
 }
 
-/// What a queue can store about the executions of earlier leases.
+/// What a queue can record about the executions of earlier leases.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
     /// Starts and failures.
     Starts,
-    /// Failures. An execution whose host died leaves no trace.
+    /// Only failures. An execution whose host died is not recorded.
     Failures,
-    /// Failures of the same host, while it runs.
+    /// Only failures of the same host, while it runs.
     OwnFailures,
 }
 
@@ -56,13 +56,13 @@ impl Subject {
         self
     }
 
-    /// How many of another host's failures a host is told.
+    /// The number of another host's failures that a host learns of.
     fn told(&self, failed: u32) -> u32 {
         if self.memory == Memory::OwnFailures { 0 } else { failed }
     }
 
-    /// Checks how many executions of a message died and that none failed, if the queue records
-    /// starts. What can't be recorded does no harm.
+    /// Checks the number of deaths of a message, and that no execution failed. Checks nothing if
+    /// the queue does not record starts.
     #[track_caller]
     fn has_deaths(&self, message: &Message, deaths: u32) {
         if self.memory == Memory::Starts {
@@ -82,15 +82,15 @@ impl Subject {
         self
     }
 
-    /// Messages of an abandoned wait go to the next caller of the same host, and are released when
-    /// the host closes the queue.
+    /// Messages of an abandoned wait are delivered to the next caller of the same host, or released
+    /// when the host closes the queue.
     pub(crate) fn polling(mut self) -> Subject {
         self.polls = true;
         self
     }
 }
 
-/// One test for each promise, with the queue that the block makes.
+/// One test for each guarantee, with the queue that the block creates.
 macro_rules! suite {
     ($make:block) => {
         $crate::queue::conformance::suite!(@ $make
@@ -132,10 +132,10 @@ pub(crate) use suite;
 
 const LONG: Duration = Duration::from_secs(300);
 const SHORT: Duration = Duration::from_secs(1);
-/// Long enough for the next call to come in time on a busy machine, and short enough to wait for
-/// its end.
+/// Long enough for the next call to happen in time on a busy machine, and short enough to wait
+/// until it is over.
 const MEDIUM: Duration = Duration::from_secs(4);
-/// Longer than any wait here takes; what takes longer has failed.
+/// Longer than any wait in these tests. A wait that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 const NONE: Duration = Duration::ZERO;
 
@@ -154,7 +154,7 @@ async fn lease(queue: &Arc<dyn Queue>, duration: Duration, wait: Duration) -> Op
     found.pop()
 }
 
-/// Leases the one message that must be there.
+/// Leases the only message, which must exist.
 async fn lease_one(queue: &Arc<dyn Queue>, duration: Duration) -> Message {
     lease(queue, duration, PATIENCE).await.expect("there is no message")
 }
@@ -215,7 +215,7 @@ pub(crate) async fn no_message_is_given_to_two_of_many(q: Subject) {
                 if found.is_empty() {
                     return bodies;
                 }
-                // As the tasks of a host do it: each for itself.
+                // Each message is acknowledged by its own call, as the tasks of a host do.
                 let acks = found.iter().map(|message| queue.ack(&message.receipt));
                 for acked in futures_util::future::join_all(acks).await {
                     acked.unwrap();
@@ -240,7 +240,7 @@ pub(crate) async fn an_expired_lease_is_given_out_again_and_lost_to_its_holder(q
     assert!(leased.elapsed() >= SHORT, "given out again after {:?}", leased.elapsed());
     assert_eq!((&theirs.id, &theirs.body), (&ours.id, &ours.body));
     check_lost(&q.ours, &ours.receipt).await;
-    // And nothing of that has harmed the lease that holds.
+    // The lost lease's operations have not affected the new lease.
     let receipt = q.theirs.extend(&theirs.receipt, LONG).await.unwrap();
     q.theirs.ack(&receipt).await.unwrap();
 }
@@ -258,7 +258,7 @@ pub(crate) async fn a_receipt_is_of_no_use_once_it_was_replaced(q: Subject) {
     let first = lease_one(&q.ours, MEDIUM).await;
     let second = q.ours.extend(&first.receipt, LONG).await.unwrap();
     check_lost(&q.ours, &first.receipt).await;
-    // Again for the same time: a queue whose clock is coarse has nothing to change.
+    // Extend again for the same duration: if the queue's clock is coarse, the end does not change.
     let third = q.ours.extend(&second, LONG).await.unwrap();
     let fourth = q.ours.extend(&third, LONG).await.unwrap();
     q.ours.ack(&fourth).await.unwrap();
@@ -310,7 +310,7 @@ pub(crate) async fn a_started_execution_counts_even_if_its_host_crashes(q: Subje
     let first = lease_one(&q.ours, SHORT).await;
     let tried = |message: &Message| (message.attempts, message.deaths);
     assert_eq!(tried(&first), (0, 0));
-    // One that was only leased, as ahead of its turn, was not started.
+    // A message that was only leased, for example ahead of time, has no started execution.
     let second = lease_one(&q.ours, MEDIUM).await;
     assert_eq!(tried(&second), (0, 0));
     q.ours.start(&second.receipt).await.unwrap();
@@ -346,7 +346,7 @@ pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
     let first = q.ours.extend(&first.receipt, SHORT).await.unwrap();
     let second = lease_one(&q.theirs, LONG).await;
     q.has_deaths(&second, 1);
-    // One may have started its own before the other says that its has ended.
+    // A host may start its execution before the other host records that its own has ended.
     q.theirs.start(&second.receipt).await.unwrap();
     let extended = q.theirs.extend(&second.receipt, SHORT).await.unwrap();
     for _ in 0..2 {
@@ -359,7 +359,7 @@ pub(crate) async fn an_execution_that_was_disowned_is_not_a_death(q: Subject) {
     q.ours.release(&third.receipt, NONE, Release::Uncounted).await.unwrap();
     let fourth = lease_one(&q.theirs, LONG).await;
     q.has_deaths(&fourth, 0);
-    // What is done has no record.
+    // A finished message has no records.
     q.theirs.ack(&fourth.receipt).await.unwrap();
     q.ours.disown(&first).await.unwrap();
     assert!(lease(&q.ours, LONG, NONE).await.is_none());
@@ -377,7 +377,7 @@ pub(crate) async fn what_was_not_the_tasks_fault_does_not_count(q: Subject) {
     let extended = q.ours.extend(&second.receipt, LONG).await.unwrap();
     q.ours.release(&extended, NONE, Release::Uncounted).await.unwrap();
 
-    // Nor does it take back what was started before.
+    // The release does not take back earlier executions either.
     let third = lease_one(&q.ours, LONG).await;
     assert_eq!(third.attempts, 1);
     let extended = q.ours.extend(&third.receipt, LONG).await.unwrap();
@@ -407,7 +407,7 @@ pub(crate) async fn a_poison_message_tells_how_often_it_was_tried(q: Subject) {
     for attempts in 0..6 {
         let queue = if attempts % 2 == 0 { &q.ours } else { &q.theirs };
         let message = lease_one(queue, LONG).await;
-        // Every other time it was the other host.
+        // The hosts take turns, so each sees half of the failures.
         let known = if q.told(1) == 1 { attempts } else { attempts / 2 };
         assert_eq!((message.attempts, &*message.body), (known, &b"poison"[..]));
         queue.start(&message.receipt).await.unwrap();
@@ -494,10 +494,10 @@ pub(crate) async fn as_many_are_leased_as_there_are_up_to_the_maximum(q: Subject
 
 pub(crate) async fn a_wait_ends_when_a_message_comes(q: Subject) {
     let started = Instant::now();
-    // Two wait, and two messages come at once: one for each.
+    // Two callers wait, and two messages arrive together: one for each caller.
     let ((), ours, theirs) = tokio::join!(
         async {
-            // Both wait by now, or will find the messages when they begin.
+            // Both callers wait by now, or will find the messages when they start.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -519,7 +519,7 @@ pub(crate) async fn a_wait_ends_without_one_when_it_is_over(q: Subject) {
     assert!(waited >= SHORT / 4 && waited < PATIENCE / 2, "{waited:?}");
 }
 
-/// Waits for a message and gives up, at many moments.
+/// Waits for a message and gives up, after different times.
 async fn give_up_waiting(queue: &Arc<dyn Queue>) {
     for n in 0..20 {
         let wait = queue.lease(1, LONG, PATIENCE);

@@ -1,31 +1,32 @@
-//! What this process knows about a message and the service cannot store.
+//! Facts about messages that this process knows and the service cannot store.
 //!
-//! A message that is sent again is a new copy with a new id. What is known about a copy is forgotten
-//! when the process ends, or after many newer copies.
+//! A message that is sent again is a new copy with a new id. The record of a copy is dropped when
+//! the process ends, or after many newer copies.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-/// Copies in one generation. When it is full, the previous generation is forgotten.
+/// The maximum number of copies in one generation. When it is full, the previous generation is
+/// dropped.
 const MOST: usize = 10_000;
-/// How many of the last failures are kept of a copy, and how many bytes of each.
+/// The number of most recent failures that are kept of a copy, and the maximum bytes of each.
 const REASONS: usize = 3;
 const REASON: usize = 300;
 
-/// What is known about one copy.
+/// The record of one copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CopyRecord {
-    /// How often this process received it.
+    /// The number of receives by this process.
     pub(super) receives: u32,
-    /// Failed executions of this process that the copy does not carry.
+    /// The number of failed executions of this process that are not recorded in the copy.
     pub(super) attempts: u32,
-    /// Why the last of those failed, oldest first.
+    /// Why the most recent of them failed, oldest first.
     pub(super) failures: Vec<String>,
-    /// Another copy replaces this one, which could not be deleted yet.
+    /// Whether another copy replaces this one. This copy has not been deleted yet.
     pub(super) is_replaced: bool,
 }
 
-/// All copies that something is known about.
+/// The records of all copies.
 #[derive(Debug)]
 pub(super) struct Copies {
     most: usize,
@@ -56,7 +57,7 @@ impl Copies {
         state.young.insert(copy.to_owned(), known);
     }
 
-    /// Records a receive of this copy. Returns what was known before.
+    /// Records a receive of this copy. Returns the record before it.
     pub(super) fn received(&self, copy: &str) -> CopyRecord {
         let mut before = CopyRecord::default();
         self.change(copy, |known| {
@@ -66,7 +67,7 @@ impl Copies {
         before
     }
 
-    /// Records a failed execution that the copy does not carry.
+    /// Records a failed execution that is not recorded in the copy.
     pub(super) fn failed(&self, copy: &str, reason: &str) {
         self.change(copy, |known| {
             known.attempts = known.attempts.saturating_add(1);
@@ -88,7 +89,7 @@ impl Copies {
         state.young.get(copy).or_else(|| state.old.get(copy)).is_some_and(|k| k.is_replaced)
     }
 
-    /// Forgets a copy, which was deleted.
+    /// Drops the record of a copy that was deleted.
     pub(super) fn forget(&self, copy: &str) {
         let mut state = self.state.lock();
         if state.young.remove(copy).is_none() {
@@ -126,7 +127,7 @@ mod tests {
         let copies = Copies { most: 10, ..Copies::default() };
         for n in 0..1000 {
             copies.received(&n.to_string());
-            // What is in use is kept.
+            // A copy in use is kept.
             copies.failed("used", "why");
         }
         assert!(copies.len() <= 21, "{}", copies.len());

@@ -5,16 +5,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long a denied operation is not tried again.
+/// How long a denied operation is not attempted again.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// A denied operation. It is tried again now and then, because permissions may be corrected while a
-/// host runs.
+/// A denied operation. It is attempted again after a pause, because permissions may be corrected
+/// while a host runs.
 #[derive(Debug, Default)]
 pub(super) struct Denial(Mutex<Option<Instant>>);
 
 impl Denial {
-    /// Whether the operation was denied a short while ago.
+    /// Whether the operation was denied a short time ago.
     pub(super) fn is_recent(&self) -> bool {
         self.is_recent_at(Instant::now())
     }

@@ -8,18 +8,18 @@
 //! host/                  only hosts use it, Python ignores it
 //!   tmp/{process}/{id}   a message that is being written or deleted         (staging.rs)
 //!   attempts/{id}        why the message's executions failed                (failures.rs)
-//!   refused/             entries that stood in the place of one of the queue's files, and
-//!                        messages that are too long; kept for people        (dirs.rs)
-//! hosts/{name}.json      what a host is doing now                              (hosts.rs)
+//!   refused/             entries found in the place of one of the queue's files, and messages
+//!                        that are too long; kept for the operator           (dirs.rs)
+//! hosts/{name}.json      what a host is doing now                           (hosts.rs)
 //! ```
 //!
-//! The process that succeeds in renaming a message's file holds the message: rename(2) is
-//! atomic, also between machines, and only one of several renames succeeds. The locks only keep
-//! the movement files intact. After every step, the next host can go on: a message is in
-//! `queue/`, or it was never sent, or it is done.
+//! The process that succeeds in renaming a message's file holds the message: rename(2) is atomic,
+//! also between machines, and only one of several renames succeeds. The locks only keep the
+//! movement files intact. A host may be killed after any step. Then each message is in `queue/`,
+//! was never sent, or is finished, and other hosts continue.
 //!
-//! Anyone with write access to the directory can put anything into it. The host reads regular
-//! files only, never more of one than a valid file can have, follows no links, and opens files
+//! Anyone with write access to the directory can put anything into it. The host reads only regular
+//! files and never more bytes than a valid file can have. It does not follow links, and opens files
 //! without waiting.
 //!
 //! Calls to the file system are short, so async functions make them directly. Handing a call to
@@ -74,12 +74,12 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-/// Messages that are sent before the counter is updated and other tasks may run.
+/// The number of messages that are sent before the counter is updated and other tasks may run.
 const BATCH: usize = 256;
 /// The time between two checks that the path still leads to the open directories. A failed
 /// operation causes a check at once.
 const CHECK: Duration = Duration::from_millis(200);
-/// How often an operation is tried if the directories keep being replaced.
+/// The maximum number of attempts at an operation if the directories keep being replaced.
 const TRIES: usize = 3;
 
 /// Does an operation in the open queue, and repeats it if the directories were replaced.
@@ -99,10 +99,10 @@ macro_rules! in_current {
 
 /// A queue in a directory.
 ///
-/// While hosts run, the directory may be removed and created again, moved away and back,
-/// restored from a copy, or mounted again. A host uses the open directories until it notices
-/// that the path leads elsewhere, and then opens those. While the path leads nowhere, every
-/// operation fails with [`QueueError::Unavailable`], and the host creates nothing.
+/// While hosts run, the directory may be removed and created again, moved away and back, restored
+/// from a copy, or mounted again. A host uses the open directories until it notices that the path
+/// leads to others, and then opens those. While the path does not exist, every operation fails with
+/// [`QueueError::Unavailable`], and the host creates nothing.
 pub struct FileQueue {
     url: String,
     current: Mutex<Current>,
@@ -110,19 +110,19 @@ pub struct FileQueue {
 
 struct Current {
     opened: Arc<OpenedQueue>,
-    /// When the path last led to these directories.
+    /// When the path was last found to lead to these directories.
     checked: Instant,
-    /// Whether the path led nowhere at the last check.
+    /// Whether the path did not exist at the last check.
     is_away: bool,
 }
 
 impl FileQueue {
-    /// Opens the queue in the directory `path`, and creates it if it does not exist. Finishes
-    /// what killed hosts left half done.
+    /// Opens the queue in the directory `path`, and creates it if it does not exist. Removes the
+    /// leftovers of killed hosts.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`] if there can be no queue at the path, and
-    /// [`QueueError::Unavailable`] if the leftovers of killed hosts can't be removed.
+    /// [`QueueError::Invalid`] if no queue can exist at the path, and [`QueueError::Unavailable`]
+    /// if the leftovers of killed hosts cannot be removed.
     pub fn open(url: &str, path: &Path) -> Result<FileQueue, QueueError> {
         let opened = OpenedQueue::new(Dirs::create(url, path)?);
         let dirs = &opened.dirs;
@@ -152,7 +152,7 @@ impl FileQueue {
         self.current.lock()
     }
 
-    /// The open queue, checked recently.
+    /// The open queue. Checks the path if the last check is not recent.
     fn opened(&self) -> Result<Arc<OpenedQueue>, QueueError> {
         let mut current = self.current();
         if current.is_away || current.checked.elapsed() >= CHECK {
@@ -162,8 +162,8 @@ impl FileQueue {
     }
 
     /// Whether to repeat an operation that failed in `opened`, because the queue has other
-    /// directories now. Fails if the path leads nowhere: then a lease that seems lost may not
-    /// be.
+    /// directories now. Fails if the path does not exist or the new directories may be incomplete:
+    /// then a lease that seems lost may still be held.
     fn was_replaced<T>(
         &self,
         opened: &Arc<OpenedQueue>,
@@ -174,7 +174,7 @@ impl FileQueue {
         };
         let is_lost = matches!(error, QueueError::LeaseLost { .. });
         let mut current = self.current();
-        // Another call may have opened the queue again already.
+        // Another call may already have opened the queue again.
         if Arc::ptr_eq(&current.opened, opened) {
             current.check(is_stale(error))?;
         }
@@ -201,7 +201,7 @@ impl FileQueue {
 }
 
 impl Current {
-    /// Opens the directories that the path leads to, if they are not the open ones or if the
+    /// Opens the directories that the path leads to, if they differ from the open ones or if the
     /// open ones are stale.
     fn check(&mut self, is_stale: bool) -> Result<(), QueueError> {
         // After an unmount and a mount, the directories are the same, but the open descriptors
@@ -234,7 +234,7 @@ fn is_stale(error: &QueueError) -> bool {
     }
 }
 
-/// Why it is not yet known whether a lease is lost.
+/// The source of an error about a lease that may or may not be lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue directory was replaced a moment ago and may still be incomplete")]
 struct MayBeIncomplete(#[source] Errno);

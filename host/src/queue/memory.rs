@@ -1,4 +1,4 @@
-//! A queue in memory, for tests and for tasks that no other queue holds.
+//! A queue in memory, for tests and for tasks that are in no other queue.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::{Counts, Message, Queue, QueueError, Receipt, Release};
 
-/// A queue that ends with its process.
+/// A queue that lasts as long as its process.
 #[derive(Debug, Default)]
 pub struct MemoryQueue {
-    /// Bytes of the longest message, where there is a limit.
+    /// The maximum size of a message in bytes, if there is a limit.
     longest: Option<usize>,
     state: Mutex<MemoryState>,
     changed: Notify,
@@ -23,7 +23,7 @@ pub struct MemoryQueue {
 
 #[derive(Debug, Default)]
 struct MemoryState {
-    /// In the order in which they were sent.
+    /// The messages, in the order in which they were sent.
     messages: BTreeMap<u64, Entry>,
     sent: u64,
     leases: u64,
@@ -35,25 +35,25 @@ struct Entry {
     body: Bytes,
     /// `None` if it can be leased now.
     due: Option<Instant>,
-    /// The number of the last lease, as in its receipt.
+    /// The number of the last lease, which is also in its receipt.
     lease: u64,
-    /// Executions that started and did not end, by the number of their lease.
+    /// The numbers of executions that started and did not end, by the number of their lease.
     open: BTreeMap<u64, u32>,
     failures: Vec<String>,
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new() -> MemoryQueue {
         MemoryQueue::default()
     }
 
-    /// An empty queue that refuses messages with more than `longest` bytes.
+    /// Creates an empty queue that rejects messages with more than `longest` bytes.
     pub fn taking(longest: usize) -> MemoryQueue {
         MemoryQueue { longest: Some(longest), ..MemoryQueue::default() }
     }
 
-    /// The numbers of the message and the lease that a receipt is for.
+    /// The number of the message and of the lease in a receipt.
     fn read(&self, receipt: &Receipt) -> Result<(u64, u64), QueueError> {
         let numbers = receipt.0.split_once(' ');
         let numbers = numbers.and_then(|(id, lease)| Some((id.parse().ok()?, lease.parse().ok()?)));
@@ -77,7 +77,8 @@ impl MemoryQueue {
         }
     }
 
-    /// Leases the messages that are due, and says when the next one will be.
+    /// Leases the messages that are due. Also returns the time at which the next message will be
+    /// due.
     fn take(&self, max: usize, duration: Duration) -> (Vec<Message>, Option<Instant>) {
         let now = Instant::now();
         let state = &mut *self.state.lock();
@@ -251,7 +252,7 @@ impl fmt::Display for MemoryQueue {
     }
 }
 
-/// The time after a delay, of at most thirty years: a time that is too far away would overflow.
+/// The time after a delay. The delay is limited to thirty years, to prevent an overflow.
 fn after(now: Instant, delay: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     now + delay.min(FAR)

@@ -1,8 +1,8 @@
-//! A queue whose operations run on a runtime of their own.
+//! A queue whose operations run on a separate runtime.
 //!
 //! The runtime that opens a connection also drives it. A file operation that hangs blocks a thread
-//! of the tasks' runtime, and with it the connections that the thread drives. Leases have to be
-//! renewed all the same, so connections are driven by another runtime.
+//! of the tasks' runtime, and the connections that the thread drives. Leases must still be renewed,
+//! so connections are driven by another runtime.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl OnRuntime {
         Self { queue, runtime }
     }
 
-    /// Runs an operation on the runtime. It is aborted if the caller goes away.
+    /// Runs an operation on the runtime. It is aborted if the caller is dropped.
     async fn call<T, F>(
         &self,
         doing: &str,
@@ -46,7 +46,7 @@ impl OnRuntime {
     }
 }
 
-/// Messages on their way to the caller. They are released if nobody takes them.
+/// Messages on their way to the caller. They are released if the caller does not take them.
 struct Leased {
     messages: Vec<Message>,
     queue: Arc<dyn Queue>,
@@ -236,7 +236,7 @@ mod tests {
         Subject::new(there, queue, Stopped(Some(runtime)))
     });
 
-    /// A runtime that may be dropped within another.
+    /// A runtime that may be dropped inside another runtime.
     struct Stopped(Option<tokio::runtime::Runtime>);
 
     impl Drop for Stopped {

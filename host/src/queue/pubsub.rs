@@ -1,13 +1,13 @@
 //! `pubsub://projects/P/topics/T/subscriptions/S`: a Google Pub/Sub queue.
 //!
-//! A lease is an acknowledgement deadline of at most 600 seconds, which is extended in time. Pub/Sub
-//! can neither count messages nor change one. So a message whose task failed is published again with
-//! its attempts as attributes (`envelope.rs`), and the old copy is acknowledged. Executions whose
-//! host died are not known. If the subscription has a dead-letter policy, Pub/Sub counts deliveries.
-//! Then every released message is published again, so that only deliveries with an unknown outcome
-//! count.
+//! A lease is an acknowledgement deadline of at most 600 seconds, which the host extends in time.
+//! Pub/Sub can neither count messages nor change one. A message whose task failed is therefore
+//! published again with its attempts as attributes (`envelope.rs`), and the old copy is
+//! acknowledged. Executions whose host died are not recorded. If the subscription has a dead-letter
+//! policy, Pub/Sub counts deliveries. Then every released message is published again, so that only
+//! deliveries with an unknown outcome count.
 //!
-//! `leases.rs` knows which leases are held, and `pull.rs` receives messages.
+//! `leases.rs` stores the leases that this host holds, and `pull.rs` receives messages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,12 +47,12 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-/// The longest acknowledgement deadline.
+/// The maximum acknowledgement deadline.
 const MAX_LEASE: Duration = Duration::from_secs(600);
-/// The most acknowledgement ids of one request. A request has at most 512 KiB, and an id about 200
-/// bytes.
+/// The maximum number of acknowledgement ids in one request. A request may have 512 KiB, and an id
+/// has about 200 bytes.
 const IDS: usize = 1000;
-/// How long closing waits for messages that still arrive and have to be released.
+/// How long closing waits for messages that still arrive and must be released.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// A Pub/Sub queue.
@@ -60,24 +60,25 @@ pub struct PubSubQueue {
     shared: Arc<Shared>,
 }
 
-/// What the queue shares with its requests.
+/// The state that the queue shares with its requests.
 struct Shared {
     client: Client,
     /// `projects/P/topics/T`
     topic: String,
-    /// `projects/P/subscriptions/S`; `None` for a queue that is only sent to.
+    /// `projects/P/subscriptions/S`; `None` for a queue that is only used to send.
     subscription: Option<String>,
-    /// The ordering key of messages that are sent.
+    /// The ordering key of sent messages.
     group: Option<String>,
     leases: PubSubLeases,
-    /// Pulls, and releases of messages that nobody took. They run to their end.
+    /// Pulls, and releases of messages that no caller took. They always run to completion.
     under_way: TaskTracker,
     /// Cancelled when the queue closes.
     closing: CancellationToken,
     /// Whether the service counts deliveries, for a dead-letter policy.
     is_counted: AtomicBool,
     copies: Copies,
-    /// This process is not allowed to publish to the topic, so messages can't be sent again.
+    /// Set if this process is not allowed to publish to the topic, so that messages cannot be sent
+    /// again.
     resend_denied: Denial,
 }
 
@@ -122,7 +123,7 @@ impl Queue for PubSubQueue {
     }
 
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
-        // Pub/Sub cannot record it.
+        // Pub/Sub cannot record a start.
         self.shared.lease_of(receipt).map(drop)
     }
 
@@ -168,7 +169,8 @@ impl Queue for PubSubQueue {
             match shared.publish(vec![envelope.again(after, reason)]).await {
                 Ok(()) => {
                     shared.resend_denied.clear();
-                    // If the acknowledgement fails there are two copies, which is better than none.
+                    // If the acknowledgement fails, there are two copies. In the reverse order,
+                    // there could be none.
                     shared.copies.replaced(&envelope.copy);
                     return self.ack(receipt).await;
                 }
@@ -190,7 +192,7 @@ impl Queue for PubSubQueue {
                 },
             }
         }
-        // The message comes back when its lease ends.
+        // The message is delivered again when its lease ends.
         let ack_id = held.ack_id.clone();
         let changed = shared.set_deadline(vec![ack_id], after.min(MAX_LEASE)).await;
         changed.map_err(|status| shared.failed(receipt, "releasing a message", &status))?;
@@ -206,9 +208,9 @@ impl Queue for PubSubQueue {
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        // Only Cloud Monitoring counts messages, minutes later. But the caller learns whether the
-        // queue exists. It is not asked each time, because a project's quota of such requests is
-        // small.
+        // Only Cloud Monitoring counts messages, with a delay of minutes. But the caller learns
+        // whether the queue exists. The service is not asked each time, because a project's quota
+        // for such requests is small.
         if !self.shared.client.is_well() {
             setup::find_topic(&self.shared.client, &self.shared.topic).await?;
         }
@@ -273,14 +275,15 @@ impl Shared {
         }
     }
 
-    /// Whether a released message is replaced by a copy: to carry a failure, or so that the delivery
-    /// does not count. A copy would lose its place among ordered messages.
+    /// Whether a released message is replaced by a copy, either to record a failure or so that the
+    /// delivery does not count. An ordered message is replaced only to record a failure, because a
+    /// copy loses its place in the order.
     fn wants_copy(&self, envelope: &Envelope, reason: Option<&str>) -> bool {
         let is_told = reason.is_some() || (envelope.is_counted && !envelope.is_ordered());
         is_told && !self.resend_denied.is_recent()
     }
 
-    /// Acknowledges replaced messages whose acknowledgement failed before.
+    /// Acknowledges replaced messages that could not be acknowledged before.
     async fn end_replaced(&self, replaced: Vec<(String, Envelope)>) {
         if replaced.is_empty() {
             return;
@@ -294,7 +297,8 @@ impl Shared {
         }
     }
 
-    /// A publish time in the future shows that this machine's clock is slow.
+    /// Reports a publish time in the future to the clock: it shows that this machine's clock is
+    /// slow.
     fn look_at_clock(&self, envelope: &Envelope) {
         let now = SystemTime::now();
         if let Some(published) = envelope.published.filter(|published| *published > now) {
@@ -302,8 +306,8 @@ impl Shared {
         }
     }
 
-    /// The error of a failed request under a lease. Removes the lease if the service says that it
-    /// has expired.
+    /// The error of a failed request under a lease. Removes the lease if the service reports that
+    /// it has expired.
     fn failed(&self, receipt: &Receipt, doing: &str, status: &Status) -> QueueError {
         if status::lost(status).is_empty() {
             return self.client.error(doing, status);
@@ -312,7 +316,8 @@ impl Shared {
         self.lost(receipt)
     }
 
-    /// Makes leases end `duration` from now, rounded up to whole seconds. Zero releases the messages.
+    /// Sets the end of leases to `duration` from now, rounded up to whole seconds. Zero releases
+    /// the messages.
     async fn set_deadline(&self, ack_ids: Vec<String>, duration: Duration) -> Result<(), Status> {
         let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
         let subscription = self.subscription.as_deref().unwrap_or_default();
@@ -344,7 +349,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Releases messages that nobody took. If that fails, they come back when their leases expire.
+    /// Releases messages that no caller took. If that fails, they are delivered again when their
+    /// leases expire.
     async fn give_back(&self, ack_ids: Vec<String>) {
         for ids in ack_ids.chunks(IDS) {
             if let Err(error) = self.set_deadline(ids.to_vec(), Duration::ZERO).await {

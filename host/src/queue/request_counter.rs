@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Requests;
 
-/// What a request is for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
     Receive,
@@ -14,7 +14,7 @@ pub(super) enum RequestKind {
     Other,
 }
 
-/// The requests made so far, by kind.
+/// The number of requests so far, by kind.
 #[derive(Debug, Default)]
 pub(super) struct RequestCounter([AtomicU64; 5]);
 

@@ -1,4 +1,5 @@
-//! The difference between this machine's clock and a service's, from the `Date` of its answers.
+//! The difference between this machine's clock and a service's clock, from the `Date` of its
+//! responses.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,24 +7,26 @@ use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-/// How many of the last answers count. One that took long to arrive says little.
+/// The number of most recent responses that count. One response is not enough, because it may have
+/// taken long to arrive.
 const ANSWERS: usize = 8;
-/// How many answers have to show that this machine's clock is fast. One answer with a date in the
-/// future proves that it is slow.
+/// The number of responses needed to show that this machine's clock is fast. One response with a
+/// date in the future proves that it is slow.
 const ENOUGH: usize = 3;
-/// The smallest difference that is reported. Less may be the answer's delay, and is harmless.
+/// The minimum difference that is reported. A smaller one may be the delay of a response, and is
+/// harmless.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
 /// The clock of a service.
 #[derive(Debug)]
 pub(super) struct ServiceClock {
-    /// How far its clock was ahead in the last answers, in milliseconds. The delay of an answer
-    /// makes this too small, never too large.
+    /// How far the service's clock was ahead in the most recent responses, in milliseconds. The
+    /// delay of a response makes a value too small, never too large.
     ahead: Mutex<VecDeque<i64>>,
     said: Once,
 }
 
-/// How far two clocks are apart.
+/// The difference between two clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Skew {
     /// This machine's clock is slow.
@@ -39,7 +42,7 @@ impl Default for ServiceClock {
 }
 
 impl ServiceClock {
-    /// Records that an answer of `queue` with this date was received. Warns once if the clocks
+    /// Records that a response of `queue` with this date was received. Warns once if the clocks
     /// differ too much.
     pub(super) fn saw(&self, queue: &dyn fmt::Display, date: SystemTime, received: SystemTime) {
         let ahead = match date.duration_since(received) {
@@ -58,7 +61,7 @@ impl ServiceClock {
         }
     }
 
-    /// What is wrong with this machine's clock, and how to fix it.
+    /// A description of the problem with this machine's clock, and how to fix it.
     pub(super) fn complaint(&self) -> Option<String> {
         self.skew().map(|skew| {
             format!(
@@ -69,7 +72,7 @@ impl ServiceClock {
         })
     }
 
-    /// The difference of the clocks, if it is large and enough answers show it.
+    /// The difference between the clocks, if it is large and enough responses show it.
     pub(super) fn skew(&self) -> Option<Skew> {
         let all = self.ahead.lock();
         let most = *all.iter().max()?;
@@ -95,7 +98,7 @@ impl ServiceClock {
     }
 }
 
-/// A date as HTTP writes it.
+/// Parses a date in the format of HTTP.
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
     let date = DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?;
@@ -127,8 +130,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Answers that were under way for so many seconds, of a service whose clock says so many
-    /// more than ours.
+    /// The clock after responses that took these numbers of seconds to arrive, from a service whose
+    /// clock is `ahead` seconds ahead of ours.
     fn seen(ahead: i64, under_way: &[i64]) -> ServiceClock {
         let (clock, now) = (ServiceClock::default(), NOW + seconds(1_000_000));
         for late in under_way {

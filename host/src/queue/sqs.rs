@@ -1,4 +1,4 @@
-//! SQS: `sqs://NAME`, a queue URL, or an ARN.
+//! SQS queues: `sqs://NAME`, a queue URL, or an ARN.
 //!
 //! ```text
 //! client.rs     region, endpoint, credentials; counts requests
@@ -6,20 +6,21 @@
 //! settings.rs   the queue's settings
 //! sending.rs    sends messages
 //! receive.rs    leases messages
-//! polls.rs      receives that outlive their callers
-//! pace.rs       when a receive asks for ten messages
+//! polls.rs      receive requests that outlive their callers
+//! pace.rs       when a receive request asks for ten messages
 //! leases.rs     receipts, and when leases end
 //! settling.rs   extends leases; deletes and releases messages
 //! attempts.rs   how attempts are counted
 //! large_bodies.rs  bodies that are too large for SQS
 //! batch.rs      puts ten operations into one request
 //! requests.rs   the requests
-//! failure.rs    what an error means
+//! failure.rs    the meaning of the service's errors
 //! admin.rs      inspects and repairs a queue
 //! ```
 //! Limits of SQS: it sometimes delivers a message twice. It counts receives, but cannot record that
 //! an execution starts. A message of a FIFO queue cannot be sent again, so only the host that ran a
-//! task knows how often it failed. Counts are approximate. A host can hold a message for 12 hours.
+//! task knows how many of its executions failed. Counts are approximate. A host can hold a message
+//! for at most 12 hours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,12 +70,12 @@ mod settling;
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// How long an urgent operation waits for others to share its request.
+/// How long an urgent operation waits for other operations to share its request.
 const SHORT_LINGER: Duration = Duration::from_millis(20);
-/// How long SQS lets a message be held after its receive, including all extensions.
+/// The maximum time that SQS lets a message be held after its receive, including all extensions.
 const MAX_LEASE: Duration = Duration::from_secs(12 * 3600);
 
-/// A queue of SQS.
+/// An SQS queue.
 pub struct SqsQueue {
     inner: Arc<Inner>,
     _watch: DropGuard,
@@ -94,10 +95,11 @@ struct Inner {
     deletes: Batcher<Deletes>,
     changes: Batcher<Changes>,
     sends: Batcher<Sends>,
-    /// Operations of several steps that must complete.
+    /// Operations with several steps that must complete.
     work: TaskTracker,
     copies: Copies,
-    /// This process is not allowed to send to the queue, so messages can't be sent again.
+    /// Set if this process is not allowed to send to the queue, so that messages cannot be sent
+    /// again.
     resend_denied: Denial,
     max_lease: Duration,
     said_full: receive::SaidFull,
@@ -199,7 +201,7 @@ impl Queue for SqsQueue {
         self.inner.lease(max, duration, wait).await
     }
 
-    /// SQS cannot record it: see `attempts.rs`.
+    /// Only checks the lease. SQS cannot record a start: see `attempts.rs`.
     async fn start(&self, receipt: &Receipt) -> Result<(), QueueError> {
         self.inner.row(receipt).map(drop)
     }
@@ -276,7 +278,7 @@ impl SqsQueue {
         Self { inner, _watch: stop.drop_guard() }
     }
 
-    /// Completes an operation of several steps even if its caller goes away.
+    /// Completes an operation with several steps even if its caller is dropped.
     async fn see_through(
         &self,
         work: impl Future<Output = Result<(), Failure>> + Send + 'static,

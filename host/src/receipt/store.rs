@@ -1,4 +1,4 @@
-//! Receipts in the bucket: found, added, and listed.
+//! Finds, adds and lists the receipts in a bucket.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::bucket::{Bucket, BucketError, Revision};
 use crate::digest::Digest;
 use crate::key::{BucketKey, Prefix, RECEIPTS};
 
-/// The text of the object that tells people what the others are. Adding it at start also shows
+/// The text of the object that explains the receipts to people. Adding it at the start also shows
 /// whether the bucket refuses to replace an object.
 const README: &str = "\
 Each object below this prefix is the receipt of a finished task: what it was, what it read and what
@@ -18,19 +18,19 @@ it left. `host receipts show KEY` shows the receipt of an output, `host receipts
 See https://github.com/task-host/task-host/blob/main/docs/reference/receipts.md
 ";
 
-/// Receipts that are read at once from a service.
+/// How many receipts are read from a service at once.
 const READ_AT_ONCE: usize = 64;
 
-/// The receipts of a bucket. A clone is another handle on them.
+/// The receipts of a bucket. Clones share the bucket.
 #[derive(Debug, Clone)]
 pub struct Receipts {
     bucket: Arc<dyn Bucket>,
 }
 
-/// What is in the place of a task's receipt.
+/// The result of looking for a task's receipt.
 #[derive(Debug)]
 pub enum Found {
-    /// Nothing.
+    /// There is no object.
     Nothing,
     /// A receipt.
     Receipt {
@@ -38,25 +38,25 @@ pub enum Found {
         receipt: Receipt,
         /// Its bytes.
         bytes: Bytes,
-        /// Identifies it.
+        /// The revision of its object.
         revision: Revision,
     },
-    /// Something that counts as no receipt.
+    /// An object that can't be used as the receipt.
     Unusable {
         /// Why.
         why: Unusable,
-        /// Identifies it.
+        /// The revision of the object.
         revision: Revision,
     },
 }
 
 impl Receipts {
-    /// The receipts in that bucket.
+    /// The receipts in `bucket`.
     pub fn new(bucket: Arc<dyn Bucket>) -> Self {
         Self { bucket }
     }
 
-    /// The bucket that they are in.
+    /// The bucket of the receipts.
     pub fn bucket(&self) -> &Arc<dyn Bucket> {
         &self.bucket
     }
@@ -64,8 +64,8 @@ impl Receipts {
     /// Checks that receipts can be added, and that the bucket refuses to replace one.
     ///
     /// # Errors
-    /// [`BucketError::Invalid`] if the bucket replaces an object that was to be added. Other errors
-    /// of writing.
+    /// [`BucketError::Invalid`] if the bucket replaces an object although the put should only add
+    /// one. Other errors of writing.
     pub async fn check(&self) -> Result<(), BucketError> {
         let readme = BucketKey::internal(&format!("{RECEIPTS}/README.txt"));
         let text = Bytes::from_static(README.as_bytes());
@@ -80,7 +80,7 @@ impl Receipts {
         Ok(())
     }
 
-    /// Looks for the receipt of the task with that content, in one request.
+    /// Looks for the receipt of the task with this content, in one request.
     ///
     /// # Errors
     /// Errors of the bucket.
@@ -95,8 +95,8 @@ impl Receipts {
         }
     }
 
-    /// Adds a receipt, in the place of `replaced` if that is given, in one request. False if the
-    /// place has something else in it.
+    /// Adds a receipt or, with `replaced`, replaces the object that has this revision, in one
+    /// request. False if the key has another object.
     ///
     /// # Errors
     /// Errors of the bucket.
@@ -109,7 +109,8 @@ impl Receipts {
         self.bucket.put_if(&key(content), receipt, replaced).await
     }
 
-    /// Withdraws a receipt, so that its task runs again. False if the place has another one now.
+    /// Withdraws a receipt, so that its task runs again. False if the receipt was replaced
+    /// meanwhile.
     ///
     /// # Errors
     /// Errors of the bucket.
@@ -122,8 +123,8 @@ impl Receipts {
     }
 
     /// The receipts of tasks that left an output under `key`, with their bytes. Reads all receipts,
-    /// because none is kept by its outputs: that would cost a request for each output. `read` is told
-    /// how many are read.
+    /// because receipts are not indexed by outputs: an index would cost a request for each output.
+    /// Calls `read` with the number of receipts read so far.
     ///
     /// # Errors
     /// Errors of the bucket.
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    /// A store that does not know conditions, as some with S3's protocol don't.
+    /// A store that ignores conditions, as some S3-compatible stores do.
     #[derive(Debug)]
     struct Unconditional(InMemory);
 

@@ -1,4 +1,4 @@
-//! Reads reports: those of hosts, and those of other programs for the same readers.
+//! Reads reports of hosts and of other programs that use the same format.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{BasicInfo, Omitted};
 use crate::{json, message};
 
-/// True for a report: it has the fields that readers of reports rely on.
+/// True if a message has the fields that readers of reports rely on.
 pub fn is_report(message: &[u8]) -> bool {
     let text = std::str::from_utf8(message).unwrap_or_default();
     let fields = json::parse(text).ok().and_then(json::Value::fields);
@@ -21,7 +21,7 @@ pub fn is_report(message: &[u8]) -> bool {
     has("host_info") && has("task") && (has("exception") || has("result"))
 }
 
-/// A report as those who work with an error queue read it.
+/// A report, with the fields that commands on an error queue read.
 #[derive(Debug, Deserialize)]
 pub struct Report<'a> {
     #[serde(borrow)]
@@ -41,10 +41,10 @@ impl<'a> Report<'a> {
         serde_json::from_slice(body).ok()
     }
 
-    /// The message that is reported, byte for byte.
+    /// The message that the report is about, byte for byte.
     ///
     /// # Errors
-    /// If the message could not be in the report.
+    /// If the report has only a summary of the message.
     pub fn message(&self) -> Result<Cow<'a, str>, Omitted<'static>> {
         let text = self.task.get();
         if message::decode(text.as_bytes()).is_err()
@@ -62,18 +62,18 @@ impl<'a> Report<'a> {
         self.exception.as_ref().map(text)
     }
 
-    /// Whether the report is of a task that succeeded.
+    /// True if the task succeeded.
     pub fn is_done(&self) -> bool {
         let has_failed = |result: &Value| result["success"] == Value::Bool(false);
         self.exception.is_none() && self.result.as_ref().is_some_and(|r| !has_failed(r))
     }
 
-    /// The calls that led to the failure, if they are known.
+    /// The guest's call stack, if it is known.
     pub fn trace(&self) -> Option<&str> {
         self.trace.as_ref()?.as_str()
     }
 
-    /// The end of what the task printed.
+    /// The end of the guest's log.
     pub fn log(&self) -> Option<&str> {
         self.log.as_ref()?.as_str()
     }
@@ -83,7 +83,7 @@ impl<'a> Report<'a> {
         self.attempt.as_ref()?.as_u64()
     }
 
-    /// The name of the machine.
+    /// The name of the host's machine.
     pub fn host(&self) -> Option<&str> {
         self.host_info.as_ref()?.get("hostname")?.as_str()
     }
@@ -94,7 +94,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Says that there is no message to send back, and what it was.
+/// Says that there is no message to send back, and describes the message.
 impl fmt::Display for Omitted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { basic_info, sha256, bytes, .. } = self;

@@ -1,8 +1,8 @@
 //! The kernel's rules for a thread that executes guests: Landlock for files, seccomp for system
 //! calls.
 //!
-//! The rules can't be taken off. They hold for one thread, and the process has others: memory and
-//! open descriptors are shared by all of them, and no rule of the kernel keeps a thread from either.
+//! A thread can't remove the rules. They hold for one thread only. All threads of the process share
+//! its memory and open descriptors, and no rule of the kernel keeps a thread from either.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -16,20 +16,20 @@ pub(super) use linux::confine;
 #[cfg(target_os = "macos")]
 pub(super) use macos::confine;
 
-/// What the kernel keeps guests from, in addition to the sandbox.
+/// The rules that the kernel enforces on guests' threads, in addition to the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
-    /// Landlock keeps their threads from opening, making, moving and removing any file.
+    /// Landlock denies opening, creating, moving and removing any file.
     pub files: bool,
-    /// Landlock keeps their threads from signalling other processes, and from connecting to
-    /// abstract sockets of other processes.
+    /// Landlock denies signals to other processes, and connections to abstract sockets of other
+    /// processes.
     pub scopes: bool,
-    /// A seccomp filter refuses their threads all system calls that guests don't need.
+    /// A seccomp filter refuses all system calls that guests don't need.
     pub calls: bool,
 }
 
 impl Confinement {
-    /// What holds for each of several threads.
+    /// The rules that hold for every one of these threads.
     pub(super) fn of_all(threads: impl IntoIterator<Item = Self>) -> Self {
         let all = Self { files: true, scopes: true, calls: true };
         threads.into_iter().fold(all, |all, one| Self {
@@ -63,7 +63,7 @@ impl fmt::Display for Confinement {
     }
 }
 
-/// What the kernel can enforce here: tried on a thread that is then gone.
+/// What the kernel can enforce here. Tries the rules on a thread that ends afterwards.
 pub(super) fn possible() -> Confinement {
     let tried = std::thread::spawn(confine).join();
     tried.unwrap_or(Confinement { files: false, scopes: false, calls: false })

@@ -1,5 +1,5 @@
-//! The processor time of a guest: that of the thread that executes it, in and out of the guest's
-//! own code.
+//! The processor time of a guest: the time of the thread that executes it, in the guest's own code
+//! and in the host's code that answers its calls.
 
 use std::time::{Duration, Instant};
 
@@ -10,27 +10,27 @@ use crate::system::duration;
 /// The processor time of one execution.
 pub(super) struct CpuTime {
     limit: Duration,
-    /// What the thread had used before.
+    /// The processor time that the thread had used before the execution.
     before: Duration,
-    /// The limit can't be reached earlier. None if it can't be reached at all.
+    /// The earliest time at which the limit can be reached. None if it can't be reached at all.
     earliest: Option<Instant>,
     is_over: bool,
 }
 
 impl CpuTime {
-    /// Begins to count, on the thread that will execute the guest.
+    /// Begins to count. Call it on the thread that will execute the guest.
     pub(super) fn start(limit: Duration, now: Instant) -> Self {
         let earliest = now.checked_add(limit);
         Self { limit, before: of_thread(), earliest, is_over: false }
     }
 
-    /// What this thread has used since the start.
+    /// The processor time that this thread has used since the start.
     pub(super) fn used(&self) -> Duration {
         of_thread().saturating_sub(self.before)
     }
 
-    /// Whether the limit is reached. Asks the kernel only if it can be: one thread takes no more
-    /// processor time than time passes.
+    /// Whether the limit is reached. Asks the kernel only if enough time has passed: a thread can't
+    /// use more processor time than the time that passes.
     pub(super) fn check(&mut self, now: Instant) -> bool {
         if self.earliest.is_some_and(|earliest| now >= earliest) {
             let left = self.limit.saturating_sub(self.used());

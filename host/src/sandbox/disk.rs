@@ -25,14 +25,14 @@ pub trait Source: Send + Sync {
     /// Opens the file for reading.
     ///
     /// # Errors
-    /// The file system's error. It is never the task's fault.
+    /// The file system's error. The task is never the cause.
     fn open(&self) -> io::Result<Arc<File>>;
 
     /// Called when reading the open file failed.
     fn failed(&self, _error: &io::Error) {}
 
-    /// Called before the guest's last handle on the open file is closed. May only make calls on
-    /// the open file.
+    /// Called before the guest's last handle on the open file is closed. Runs on the guest's
+    /// thread, which may only use files that are open.
     fn closes(&self, _file: &File) {}
 }
 
@@ -42,7 +42,8 @@ type Errand = Box<dyn FnOnce(&SpillDir) + Send>;
 #[derive(Clone)]
 pub(super) struct Disk {
     errands: flume::Sender<Errand>,
-    /// Not the thread's, which may end after the process has begun to: the directory would stay.
+    /// Owned here and not by the thread: the thread may outlive `main`, and then the directory
+    /// would not be removed.
     _spill: Arc<SpillDir>,
 }
 
@@ -80,7 +81,7 @@ impl Disk {
         self.wait(move |_| source.open())
     }
 
-    /// Drops a large output's file, which removes it unless somebody else still has it.
+    /// Drops a handle on a large output's file. The last handle removes the file.
     pub(super) fn remove(&self, file: Arc<SpilledFile>) {
         // If the thread has ended, the file is dropped here.
         let _ = self.errands.send(Box::new(move |_| drop(file)));

@@ -1,4 +1,5 @@
-//! What a task needs of a sandbox, as a trait: a simulated host has machines that only pass the time.
+//! What a task needs from a sandbox, as a trait, so that a simulated host can replace executions by
+//! waits.
 
 use std::time::Duration;
 
@@ -13,19 +14,20 @@ pub trait Execute: Send + Sync {
     /// Runs a job on the next free thread.
     async fn run(&self, job: Job) -> Execution;
 
-    /// The same.
+    /// Runs a job like [`Execute::run`], but does not wait longer than `patience` for a thread.
     ///
     /// # Errors
     /// Gives the job back if no thread was free within `patience`.
     async fn run_soon(&self, job: Job, patience: Duration) -> Result<Execution, Box<Job>>;
 
-    /// The memory that all guests have now, and the most that they may have, if there is a limit.
+    /// The memory that all guests have now, and the limit for all of them together, if there is
+    /// one.
     fn memory(&self) -> (ByteSize, Option<ByteSize>);
 
     /// Where guests get the time and random numbers from.
     fn mode(&self) -> Mode;
 
-    /// What the kernel itself keeps guests from.
+    /// What the kernel prevents guests from doing.
     fn confinement(&self) -> Confinement;
 }
 

@@ -39,7 +39,7 @@ use crate::bucket::Content;
 use crate::key::BucketKey;
 use types::ErrorCode;
 
-/// The guest's log explains this many refused names, and no more.
+/// The guest's log explains at most this many error codes.
 const MAX_SAID: u8 = 3;
 
 mod bindings {
@@ -62,7 +62,7 @@ mod bindings {
     });
 }
 
-/// Why a call of a guest has no result.
+/// The error of a guest's file call.
 #[expect(unreachable_pub, reason = "`bindgen!` exports it, inside this crate")]
 #[derive(Debug)]
 pub enum Error {
@@ -130,20 +130,20 @@ pub enum InputContent {
     },
 }
 
-/// What a guest did with its files.
+/// The numbers of a guest's file calls and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileUse {
-    /// Calls for files and directories, and reads and writes of their bytes.
+    /// Calls for files and directories, including reads and writes.
     pub calls: u64,
     /// Bytes that the guest read.
     pub read: u64,
     /// Bytes that the guest wrote.
     pub written: u64,
-    /// Whether the guest looked for anything in `/inputs`.
+    /// Whether the guest looked up anything in `/inputs`.
     pub sought_inputs: bool,
 }
 
-/// The same while the guest runs. Only its own thread counts.
+/// The counts behind [`FileUse`] while the guest runs. Only the guest's own thread changes them.
 #[derive(Default)]
 struct Using {
     calls: AtomicU64,
@@ -189,7 +189,7 @@ pub struct Output {
     pub content: Content,
 }
 
-/// What the files of one instance share.
+/// The state that all files of one instance share.
 struct Shared {
     quota: Arc<Quota>,
     using: Using,
@@ -255,7 +255,7 @@ impl Tree {
         };
         let mut inputs = inputs;
         if world.is_some() {
-            // They come in the order in which they were fetched, and are numbered.
+            // The order in which inputs were fetched varies, and the files are numbered in order.
             inputs.sort_by(|one, other| one.path.cmp(&other.path));
         }
         for input in inputs {
@@ -268,13 +268,13 @@ impl Tree {
         tree
     }
 
-    /// The same with an `/outputs` that is empty and can't be written to.
+    /// The same files, with an empty and read-only `/outputs`.
     pub(super) fn without_outputs(self) -> Self {
         let outputs = Dir::top(&self.shared, false);
         Self { outputs, ..self }
     }
 
-    /// What the guest did with them so far.
+    /// What the guest has done with its files so far.
     pub(super) fn used(&self) -> FileUse {
         self.shared.using.so_far()
     }
@@ -284,10 +284,10 @@ impl Tree {
         self.shared.failed.lock().clone()
     }
 
-    /// Takes the outputs, in the order of their paths, when the guest has ended.
+    /// Takes the outputs in the order of their paths. Call it when the guest has ended.
     ///
     /// # Errors
-    /// The limit of the host's memory for the guest, if their paths exceed it.
+    /// The limit of the host's memory for the guest, if the paths of the outputs exceed it.
     pub(super) fn into_outputs(self) -> std::result::Result<Vec<Output>, Limit> {
         self.outputs.take_all()
     }
@@ -315,7 +315,7 @@ impl HasData for Files<'static> {
 type Fd = Resource<Opened>;
 
 impl Files<'_> {
-    /// Remembers a call that failed.
+    /// Records a call that failed.
     fn noting<T>(&self, call: &str, fd: &Fd, path: &str, result: Result<T>) -> Result<T> {
         if let Err(Error::Code(code)) = &result
             && let Ok(dir) = self.other_dir(fd)
@@ -331,13 +331,13 @@ impl Files<'_> {
         result
     }
 
-    /// What a call is about.
+    /// The file or directory of a call. Counts the call.
     fn get(&self, fd: &Fd) -> Result<&Opened> {
         self.tree.shared.using.call();
         Ok(self.table.get(fd)?)
     }
 
-    /// The directory in which a call looks something up.
+    /// The directory in which a call looks up a path. Counts the call.
     fn dir(&self, fd: &Fd) -> Result<&Arc<Dir>> {
         let dir = self.get(fd)?.dir()?;
         if !dir.is_writable {
@@ -346,7 +346,7 @@ impl Files<'_> {
         Ok(dir)
     }
 
-    /// The second directory of a call.
+    /// The second directory of a call, which is not counted again.
     fn other_dir(&self, fd: &Fd) -> Result<&Arc<Dir>> {
         self.table.get(fd)?.dir()
     }
@@ -463,7 +463,7 @@ impl types::HostDescriptor for Files<'_> {
         self.noting("rename", &fd, &old, renamed)
     }
 
-    // Linux returns this error on a file system that has no links.
+    // Linux returns `EPERM` on a file system that does not support links.
     fn link_at(
         &mut self,
         fd: Fd,
@@ -493,7 +493,7 @@ impl types::HostDescriptor for Files<'_> {
         Err(ErrorCode::Invalid.into())
     }
 
-    // Publishing decides when bytes are written to a disk.
+    // `sync` does nothing. Outputs become durable when they are published.
     fn sync(&mut self, fd: Fd) -> Result<()> {
         self.get(&fd).map(drop)
     }

@@ -1,5 +1,4 @@
-//! How this module reads what a component says of itself and what a guest prints, for the fuzz
-//! targets.
+//! The functions that read a component's names and a guest's log, for the fuzz targets.
 
 use super::{last_words, stack};
 
@@ -8,7 +7,7 @@ pub fn name_in_stack(raw: &str) -> String {
     stack::name(raw)
 }
 
-/// The cause in the end of a guest's log, and the calls that led there, if the log tells them.
+/// The cause of a guest's end, and its call stack, as far as the end of its log has them.
 pub fn last_words(log: &str) -> Option<(String, Option<String>)> {
     last_words::of(log).map(|words| (words.cause, words.trace))
 }

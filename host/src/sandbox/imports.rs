@@ -1,4 +1,4 @@
-//! The interfaces that guests can import: those of WASI 0.2, and no others.
+//! The interfaces that guests can import: only interfaces of WASI 0.2.
 //!
 //! Sockets are linked because language runtimes import them. Every use of a socket is refused.
 

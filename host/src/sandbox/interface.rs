@@ -1,21 +1,21 @@
 //! Which versions of the guest interface this host runs. `docs/interface-versions.md` has the policy.
 
-/// What the names of the interface's parts begin with.
+/// The prefix of the names of the interface's parts.
 const PACKAGE: &str = "task-host:guest/";
 /// The first two numbers of every version that this host runs.
 const SUPPORTED: &str = "0.1";
 
-/// Characters of a version that are shown.
+/// The most characters of a version that an error shows.
 const MAX_VERSION: usize = 32;
 
-/// Why a component with this import can't be a guest here, if it was built for a version of the
-/// interface that this host does not run. A component imports the types of its calls, under a name
+/// The error for a component with this import, if the component was built for a version of the
+/// interface that this host does not run. A component imports the types of its calls under a name
 /// with the version.
 pub fn version_problem(import: &str) -> Option<String> {
     let (_, version) = import.strip_prefix(PACKAGE)?.split_once('@')?;
     let is_supported = version.strip_prefix(SUPPORTED).is_some_and(|patch| patch.starts_with('.'));
     (!is_supported).then(|| {
-        // The component's own words, which may be long.
+        // The version comes from the component and may be long.
         let version: String = version.chars().take(MAX_VERSION).collect();
         format!(
             "was built for version {version} of the guest interface, and this host runs {SUPPORTED}; \

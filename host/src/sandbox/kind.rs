@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// What a component is to the host.
+/// The interface that a component implements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -19,14 +19,14 @@ pub enum Kind {
 /// The functions that a [`Kind::Task`] exports.
 pub const CALLS: [&str; 3] = ["prepare", "execute", "finalize"];
 
-/// The function that a [`Kind::TaskWithPlan`] exports besides.
+/// The function that a [`Kind::TaskWithPlan`] exports in addition.
 const PLAN: &str = "plan";
 
-/// How the name of what a [`Kind::Program`] exports begins.
+/// The prefix of the name of the interface that a [`Kind::Program`] exports.
 const RUN: &str = "wasi:cli/run@0.2.";
 
 impl Kind {
-    /// The kind of a component with these exports. None if it is not one that a host runs.
+    /// The kind of a component with these exports. None if the host can't run it.
     pub fn of_exports<'a>(names: impl Iterator<Item = &'a str>) -> Option<Self> {
         let (mut calls, mut has_plan, mut has_main) = ([false; CALLS.len()], false, false);
         for name in names {

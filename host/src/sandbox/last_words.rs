@@ -1,4 +1,4 @@
-//! What a guest wrote to its log before it broke off: a panic, an exception, a failed assertion.
+//! Finds the reason for a guest's end in its log: a panic, an exception, a failed assertion.
 
 use std::fmt::Write;
 
@@ -6,27 +6,27 @@ use std::fmt::Write;
 const PANIC: &str = "panicked at ";
 /// How Python announces an exception.
 const TRACEBACK: &str = "Traceback (most recent call last):";
-/// How a line begins that tells why a program in another language ended: Go, C, C++, and Rust
-/// without memory.
+/// Prefixes of lines that say why a program ended: in Go, C and C++, and in Rust after a failed
+/// allocation.
 const ENDS: [&str; 5] =
     ["panic: ", "fatal error: ", "Assertion failed: ", "libc++abi: ", "memory allocation of "];
-/// The panic of componentize-py after it has printed the traceback of an exception.
+/// The message of componentize-py's panic after it has printed the traceback of an exception.
 const OF_PYTHON: &str = "Python function threw an unexpected exception";
-/// Where Rust's message of a panic ends.
+/// Prefixes of the lines that can follow the message of a Rust panic.
 const AFTER_PANIC: [&str; 3] = ["note: ", "stack backtrace:", "host: "];
-/// Frames of Python's own library.
+/// Parts of the paths of Python's own library, whose frames are left out.
 const LIBRARY: [&str; 2] = ["<", "/lib/python3"];
 
-/// The last words of a guest.
+/// The reason for a guest's end, from its log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LastWords {
-    /// Why it broke off, the cause first.
+    /// Why the guest ended; the first line has the cause.
     pub(super) cause: String,
-    /// The calls that led there, if the guest tells them.
+    /// The call stack, if the guest printed it.
     pub(super) trace: Option<String>,
 }
 
-/// What the end of a log tells, if it tells why the guest broke off.
+/// The reason for the guest's end in the end of its log, if there is one.
 pub(super) fn of(log: &str) -> Option<LastWords> {
     let mut lines: Vec<&str> = log.lines().collect();
     let mut exception = None;
@@ -55,9 +55,9 @@ pub(super) fn of(log: &str) -> Option<LastWords> {
     exception
 }
 
-/// What follows `panicked at` in the line that announces a panic.
+/// The rest of the line after `panicked at`, if the line announces a panic.
 fn panic(line: &str) -> Option<&str> {
-    // A text without an end of line may come before it.
+    // The guest may have printed text without a newline before.
     if let Some((_, after)) = line.rsplit_once("ERROR panicked at ") {
         return Some(after);
     }
@@ -65,7 +65,8 @@ fn panic(line: &str) -> Option<&str> {
     (before.is_empty() || before.starts_with("thread ")).then_some(after)
 }
 
-/// Rust puts the message on the next lines, the SDK on the same.
+/// Reads the message of a panic: Rust's standard library prints it on the lines after the position,
+/// the SDK on the same line.
 fn of_panic(position: &str, next: &[&str]) -> LastWords {
     let mut cause = format!("{PANIC}{}", position.trim_end());
     let is_after = |line: &&&str| !AFTER_PANIC.iter().any(|after| line.starts_with(after));
@@ -78,7 +79,7 @@ fn of_panic(position: &str, next: &[&str]) -> LastWords {
     LastWords { cause, trace: None }
 }
 
-/// The frames of a traceback are indented; the exception follows.
+/// Reads a traceback: its frames are indented, and the exception follows them.
 fn of_python(lines: &[&str]) -> Option<LastWords> {
     let is_frame = |line: &&str| line.starts_with(' ') || line.is_empty();
     let end = lines.iter().position(|line| !is_frame(line))?;
@@ -106,14 +107,14 @@ fn of_python(lines: &[&str]) -> Option<LastWords> {
     Some(LastWords { cause, trace: (!trace.is_empty()).then(|| trace.to_owned()) })
 }
 
-/// The file without directories, and the line, of `/app/app.py", line 12, in run`.
+/// The file name without directories, and the line number, in `/app/app.py", line 12, in run`.
 fn position(frame: &str) -> Option<(&str, &str)> {
     let (file, rest) = frame.split_once("\", line ")?;
     let line = rest.split(',').next()?;
     Some((file.rsplit('/').next().unwrap_or(file), line))
 }
 
-/// `TypeError: …`, as most languages print an exception that nobody caught.
+/// Whether a line is an uncaught exception as most languages print it: `TypeError: …`.
 fn is_exception(line: &str) -> bool {
     let line = line.strip_prefix("Uncaught ").unwrap_or(line);
     let Some((name, _)) = line.split_once(": ") else { return false };

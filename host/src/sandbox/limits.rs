@@ -1,4 +1,4 @@
-//! What one execution may use, the count of its memory, and the engine's own limits by name.
+//! The limits of one execution, the count of its memory, and names for the engine's own limits.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,26 +22,26 @@ pub struct Limits {
     pub memory: ByteSize,
     /// Wall-clock time of the three calls together.
     pub time: Duration,
-    /// Processor time of the three calls together, that of the host for the guest included.
-    /// [`Duration::MAX`] only has it measured.
+    /// Processor time of the three calls together, including the host's work for the guest.
+    /// With [`Duration::MAX`], the time is measured but not limited.
     pub cpu_time: Option<Duration>,
     /// Bytes that the files in `/outputs` may have together, holes included.
     pub output_bytes: ByteSize,
-    /// Files and directories that there may be in `/outputs`.
+    /// The most files and directories in `/outputs`.
     pub output_files: u64,
-    /// Bytes of all files in `/outputs` that are kept in the host's memory. Those of the others go
-    /// to a file on the host's disk each.
+    /// The most bytes of files in `/outputs` that are kept in the host's memory together. Each
+    /// other file is stored in a file on the host's disk.
     pub output_memory: ByteSize,
-    /// The most bytes of one such file that are kept in memory.
+    /// The size of the largest output file that is kept in memory.
     pub output_file_memory: ByteSize,
     /// Files, directories and listings that may be open at a time.
     pub open_files: u64,
-    /// The same, as far as the process's own limit of open files allows: some of them take a file of
-    /// the process.
+    /// The share of the process's own limit of open files. Some of a guest's open files need an
+    /// open file of the process.
     pub process_files: u64,
-    /// Bytes of the log that are kept.
+    /// The most bytes that are kept of the log.
     pub log: ByteSize,
-    /// What the host may hold for the guest, beside outputs that are kept in memory.
+    /// The most memory that the host may hold for the guest, apart from outputs.
     pub host_memory: ByteSize,
     /// The table of settings that some of these limits are from.
     pub table: Option<Arc<Table>>,
@@ -67,53 +67,55 @@ impl fmt::Display for Table {
     }
 }
 
-/// Directories in each other that a guest may make in `/outputs`.
+/// The most levels of directories in `/outputs`.
 pub(super) const MAX_DEPTH: usize = 64;
-/// Things of the host that a guest may hold at a time: open files, streams, timers, errors.
+/// The most resources of the host that a guest may hold at a time: open files, streams, timers,
+/// errors.
 pub(super) const MAX_HANDLES: usize = 10_000;
-/// Handles on anything, those among the parts of a component included.
+/// The most handles of a guest, including those that the parts of a component have on each other.
 pub(super) const MAX_ALL_HANDLES: usize = 100_000;
-/// Core modules that a component is made of: the guest's own, adapters and shims.
+/// The most core modules of a component: the guest's own, adapters and shims.
 pub(super) const MAX_MODULES: usize = 32;
-/// Memories of all modules of a component.
+/// The most memories of a component, in all of its modules.
 pub(super) const MAX_MEMORIES: usize = 4;
-/// Tables of all modules of a component.
+/// The most tables of a component, in all of its modules.
 pub(super) const MAX_TABLES: usize = 32;
-/// Elements of all tables of an instance; a guest's tables hold its function pointers.
+/// The most elements in all tables of an instance. A guest's tables hold its function pointers.
 pub(super) const MAX_TABLE_ELEMENTS: usize = 1_000_000;
-/// Bytes that a guest may hand over in one call, or ask for. The host holds them meanwhile.
+/// The most bytes that a guest may pass or request in one call. The host holds them during the
+/// call.
 const MAX_CALL: u64 = 16 << 20;
 /// Bytes to count for each output that a guest lists: its name, and the host's handle on it.
 const LISTED: u64 = 128;
-/// Bytes of a guest's call stack, apart from the one that it may have in its own memory.
+/// Bytes of a guest's call stack. A guest may have another stack in its own memory.
 pub(super) const MAX_STACK: usize = 512 << 10;
 
-/// The least memory of the host for one guest: enough for the parts that have limits of their own,
-/// which are calls, handles and the log.
+/// The least memory of the host for one guest: enough for calls, handles and the log, which have
+/// limits of their own.
 pub const LEAST_HOST_MEMORY: ByteSize = ByteSize::mib(24);
 /// The most bytes of a log. The host may hold two copies.
 pub const MOST_LOG: ByteSize = ByteSize::mib(1);
-/// Bytes of the host for each output of a guest, however long its path is: its node in the tree, its
-/// place in the guest's list, and its key.
+/// Bytes of the host's memory for each output of a guest with the longest path: its node in the
+/// tree, its place in the guest's list, and its key.
 const PER_OUTPUT: u64 = 3 << 10;
-/// Bytes of the host for one of its things that a guest holds: its place in a table, and itself.
+/// Bytes of the host's memory for a resource that a guest holds: the resource and its table entry.
 const PER_HANDLE: u64 = 256;
-/// Bytes of the host for a handle among the parts of a component.
+/// Bytes of the host's memory for a handle that a part of a component has on another part.
 const PER_INNER_HANDLE: u64 = 32;
 
 impl Limits {
-    /// What an execution may take of the host's memory: the guest's own, its outputs that are kept
-    /// there, and what else the host holds for it.
+    /// The most memory of an execution: the guest's own memory, its outputs that are kept in
+    /// memory, and what else the host holds for it.
     pub fn of_the_host(&self) -> ByteSize {
         ByteSize(self.memory.as_u64().saturating_add(self.beside_the_guest().as_u64()))
     }
 
-    /// The same without the guest's own memory.
+    /// Like [`Limits::of_the_host`], but without the guest's own memory.
     pub fn beside_the_guest(&self) -> ByteSize {
         ByteSize(self.output_memory.as_u64().saturating_add(self.host_memory.as_u64()))
     }
 
-    /// The memory of the host for a guest with so many outputs, if nothing else is set.
+    /// The default of [`Limits::host_memory`] for a guest with up to `output_files` outputs.
     pub fn default_host_memory(output_files: u64) -> ByteSize {
         let outputs = output_files.saturating_mul(PER_OUTPUT);
         ByteSize(LEAST_HOST_MEMORY.as_u64().saturating_add(outputs))
@@ -125,16 +127,16 @@ impl Limits {
         RunError::Limit { phase, limit, table: self.table.as_ref().filter(has).cloned() }
     }
 
-    /// What may cross between guest and host in one call. The list of all outputs fits, unless
-    /// the host has little memory for it.
+    /// The most bytes that guest and host may pass to each other in one call. The list of all
+    /// outputs fits, unless the limit of the host's memory is small.
     pub(super) fn call(&self) -> ByteSize {
         let spare = self.host_memory.as_u64().saturating_sub(LEAST_HOST_MEMORY.as_u64()) / 4;
         let list = self.output_files.saturating_mul(LISTED);
         ByteSize(list.min(MAX_CALL.saturating_add(spare)).max(MAX_CALL))
     }
 
-    /// The part of the host's memory for this guest that is set aside before it starts, because
-    /// the engine counts what is in it: calls and handles. The log is in it too.
+    /// The part of the host's memory for this guest that is reserved before it starts. It covers
+    /// calls and handles, which the engine counts, and the log.
     pub(super) fn set_aside(&self) -> u64 {
         let handles = MAX_HANDLES as u64 * PER_HANDLE + MAX_ALL_HANDLES as u64 * PER_INNER_HANDLE;
         self.call().as_u64() + handles + 2 * self.log.as_u64()
@@ -150,7 +152,7 @@ pub enum Limit {
     AllMemory(ByteSize),
     /// See [`Limits::time`].
     Time(Duration),
-    /// Time of one call of `plan`.
+    /// The time of one call of `plan`.
     PlanTime(Duration),
     /// See [`Limits::cpu_time`].
     CpuTime(Duration),
@@ -164,15 +166,15 @@ pub enum Limit {
     ProcessFiles(u64),
     /// See [`Limits::host_memory`].
     HostMemory(ByteSize),
-    /// Directories in each other.
+    /// Levels of directories in `/outputs`.
     Depth(usize),
-    /// Things of the host that a guest holds at a time.
+    /// Resources of the host that a guest holds at a time.
     Handles,
-    /// Bytes that cross between guest and host in one call.
+    /// Bytes that guest and host pass to each other in one call.
     Call(ByteSize),
     /// Core modules, memories and tables of a component.
     Parts,
-    /// Elements of all its tables.
+    /// Elements in all tables of an instance.
     TableElements,
 }
 
@@ -244,7 +246,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What raises a limit. `table` has the setting, if there is one.
+/// Says how to raise a limit. `table` is the table that has the setting, if there is one.
 pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
     match (limit.setting(), table) {
         (Some(setting), Some(table)) => format!("`{setting}` in {table} raises it"),
@@ -290,8 +292,8 @@ impl Limit {
         }
     }
 
-    /// The limit that an error of the engine stands for. Most of these errors have no type: a
-    /// test for each says when the engine words them otherwise.
+    /// The limit that an error of the engine stands for. Most of these errors have no type and are
+    /// recognized by their text. A test for each fails if the engine changes the text.
     pub(super) fn of_error(error: &wasmtime::Error, limits: &Limits) -> Option<Self> {
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
             return Some(Self::Handles);
@@ -307,7 +309,7 @@ impl Limit {
     }
 }
 
-/// True for what the engine says of a component that it can't hold, whatever the machine.
+/// Whether an error of the engine says that a component is too large for it on any machine.
 pub fn is_too_large(problem: &str) -> bool {
     problem.contains("pooling allocator")
 }
@@ -318,9 +320,9 @@ pub(super) struct Memory {
     bytes: usize,
     elements: usize,
     denied: Option<Limit>,
-    /// Its part of the memory of all guests.
+    /// This guest's part of the memory for all guests.
     share: Share,
-    /// The memory of all guests, if the guest was ended for lack of it.
+    /// The memory for all guests, if the guest was ended for lack of it.
     crowded: Option<ByteSize>,
     watched: Option<Arc<Watched>>,
 }
@@ -330,28 +332,28 @@ impl Memory {
         Self { limit, bytes: 0, elements: 0, denied: None, share, crowded: None, watched }
     }
 
-    /// The bytes of all memories: their peak, because memories only grow.
+    /// The bytes of all memories together. This is also their peak, because memories only grow.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes as u64
     }
 
-    /// The limit for which the guest was refused memory or table elements first, if it was.
+    /// The limit because of which the guest was first refused memory or table elements, if it was.
     pub(super) fn denied(&self) -> Option<Limit> {
         self.denied
     }
 
-    /// The memory of all guests, if the guest was ended because they need more of it together.
+    /// The memory for all guests, if the guest was ended because together they need more.
     pub(super) fn crowded(&self) -> Option<ByteSize> {
         self.crowded
     }
 
-    /// The memory of all guests, if the guest has waited for a part of it.
+    /// The memory for all guests, if this guest has waited for a part of it.
     pub(super) fn waited_for(&self) -> Option<ByteSize> {
         self.share.has_waited().then(|| self.share.all())
     }
 }
 
-/// What an execution is ended with if it can't have the memory that another one holds.
+/// The error that ends an execution if waiting for memory of other guests can't help.
 #[derive(Debug, thiserror::Error)]
 #[error("the guests of this host together need more memory than there is")]
 struct Crowded;

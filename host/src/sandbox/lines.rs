@@ -1,7 +1,7 @@
-//! The files and lines of a component's code, from the debugging information in it.
+//! The source files and lines of a component's code, from its debugging information.
 //!
-//! Only `host try` reads it, because the component is then the user's own. A host runs components of
-//! strangers, and reads none of their code outside the process that compiles it.
+//! Only `host try` reads this information, because its component is the user's own. A host runs
+//! untrusted components, and reads their code only in the process that compiles them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,21 +12,21 @@ use wasmparser::{Encoding, Parser, Payload};
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Where the code of a component's core modules comes from.
+/// The source lines of the code in a component's core modules.
 pub struct Lines<'a>(Vec<Module<'a>>);
 
 /// A core module with debugging information.
 struct Module<'a> {
-    /// Its code, in bytes from the start of the component.
+    /// The range of the module's code, in bytes from the start of the component.
     code: Range<usize>,
     context: Context<Bytes<'a>>,
 }
 
-/// A core module that is being read.
+/// A component or core module that is being read.
 #[derive(Default)]
 struct Open<'a> {
     code: Option<Range<usize>>,
-    /// Its sections with debugging information, by their names.
+    /// The sections with debugging information, by name.
     sections: HashMap<&'a str, &'a [u8]>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Lines<'a> {
     /// Reads the debugging information of a component. What can't be read is left out.
     pub fn of(component: &'a [u8]) -> Self {
         let mut modules = Vec::new();
-        // The modules that have begun and not ended.
+        // The components and modules that have begun and not ended.
         let mut open: Vec<Open<'a>> = Vec::new();
         for payload in Parser::new(0).parse_all(component) {
             let Ok(payload) = payload else { break };
@@ -68,7 +68,7 @@ impl<'a> Lines<'a> {
     /// The file and the line of the code at this offset in the component.
     pub(super) fn at(&self, offset: usize) -> Option<String> {
         let module = self.0.iter().find(|module| module.code.contains(&offset))?;
-        // A call's frame has the offset after the call.
+        // The frame of a call has the offset of the next instruction.
         let address = (offset - module.code.start).saturating_sub(1) as u64;
         let location = module.context.find_location(address).ok()??;
         Some(match (location.file?, location.line) {
@@ -87,7 +87,7 @@ fn context<'a>(sections: &HashMap<&str, &'a [u8]>) -> Option<Context<Bytes<'a>>>
     Context::from_dwarf(dwarf).ok()
 }
 
-/// A path without the directories in which crates are unpacked.
+/// A path without the directories into which crates are unpacked.
 fn short(file: &str) -> &str {
     match file.split_once("/registry/src/") {
         Some((_, rest)) => rest.split_once('/').map_or(rest, |(_, rest)| rest),
@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// A component with one core module, whose code from byte 2 to 5 is line 7 of `src/lib.rs`; and
-    /// the offset of that code.
+    /// A component with one core module, in which bytes 2 to 5 of the code are line 7 of
+    /// `src/lib.rs`; and the offset of the code.
     fn component() -> (Vec<u8>, usize) {
         let encoding = gimli::Encoding { format: Format::Dwarf32, version: 4, address_size: 4 };
         let mut unit = DwarfUnit::new(encoding);
@@ -130,7 +130,7 @@ mod tests {
 
         let section = |id: u8, content: &[u8]| {
             let len = u32::try_from(content.len()).unwrap();
-            // Five bytes of LEB128, whatever the length is.
+            // Five bytes of LEB128 for any length.
             let len = (0..5).map(|n| (len >> (7 * n)) as u8 & 0x7f | if n < 4 { 0x80 } else { 0 });
             std::iter::once(id).chain(len).chain(content.iter().copied()).collect::<Vec<u8>>()
         };

@@ -1,4 +1,4 @@
-//! What a guest writes to its standard output and error: the end of it, within a bound.
+//! The log of a guest: what it writes to its standard output and error. Only the end is kept.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,33 +11,34 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// What a guest may hand over in one write.
+/// The most bytes that a guest may pass in one write.
 const PERMIT: usize = 64 << 10;
 
-/// Gets a guest's output as it comes.
+/// Receives what a guest prints as soon as it is printed.
 pub type Tee = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// The end of a guest's output.
+/// The end of what a guest printed.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// The last bytes, as text; what is not UTF-8 is replaced.
+    /// The last bytes, as text. Invalid UTF-8 is replaced.
     pub text: String,
-    /// How many bytes came before them.
+    /// The number of bytes before `text`.
     pub dropped: u64,
 }
 
-/// Takes everything a guest writes, at once, and keeps the end of it.
-/// A sink that refused bytes would make a guest's `println!` panic.
+/// Takes everything that a guest writes, without waiting, and keeps the end.
+///
+/// It never refuses bytes, because a guest's `println!` would panic.
 #[derive(Clone)]
 pub(super) struct Sink {
     inner: Arc<Inner>,
-    /// Takes the same bytes.
+    /// Receives the same bytes.
     copy: Option<Arc<Inner>>,
 }
 
 struct Inner {
     kept: Mutex<Kept>,
-    /// Bytes that are kept at most.
+    /// The most bytes that are kept.
     most: usize,
     tee: Option<Tee>,
 }
@@ -49,12 +50,12 @@ struct Kept {
 }
 
 impl Sink {
-    /// One that keeps the last `most` bytes.
+    /// A sink that keeps the last `most` bytes.
     pub(super) fn new(most: usize, tee: Option<Tee>) -> Self {
         Self { inner: Arc::new(Inner { kept: Mutex::default(), most, tee }), copy: None }
     }
 
-    /// The same sink, and `copy` keeps the end of what comes this way.
+    /// A handle on the same sink. What is written through this handle also goes to `copy`.
     pub(super) fn with_copy(&self, copy: &Self) -> Self {
         Self { inner: self.inner.clone(), copy: Some(copy.inner.clone()) }
     }
@@ -62,7 +63,7 @@ impl Sink {
     pub(super) fn finish(&self) -> Log {
         let kept = std::mem::take(&mut *self.kept());
         let bytes = Vec::from(kept.bytes);
-        // The cut may have gone through a character.
+        // The first character may be cut.
         let start = if kept.dropped == 0 {
             0
         } else {
@@ -94,7 +95,7 @@ impl Sink {
         let kept = self.kept();
         let is_blank = |byte: &&u8| byte.is_ascii_whitespace();
         let line = kept.bytes.iter().rev().skip_while(is_blank);
-        // A character at the cut has four bytes at most.
+        // The cut may go through a character, which has at most four bytes.
         let line = line.take_while(|byte| **byte != b'\n').take(most + 3);
         let mut line: Vec<u8> = line.copied().collect();
         drop(kept);

@@ -1,9 +1,10 @@
-//! Deterministic guests: all that they observe beside the task's inputs follows from the task.
+//! Deterministic guests: everything that they observe apart from their inputs depends only on the
+//! task.
 //!
-//! Random numbers come from a generator that the task's content seeds. The clocks start at a fixed
-//! time, and only the guest's own calls move them: each reading by a step, each wait by its length.
-//! No guest waits in truth. The engine makes all NaNs alike (`sandbox.rs`), and the files get their
-//! times and numbers from here (`files/clock.rs`).
+//! Random numbers come from a generator that is seeded with the task's content. The clocks start at
+//! a fixed time, and only the guest's own calls move them: each reading by a step, each wait by its
+//! length. Waits end without a delay. The engine makes all NaNs alike (`sandbox.rs`), and the files
+//! get their times and inode numbers from here (`files/clock.rs`).
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -25,9 +26,9 @@ use super::State;
 use crate::digest::Digest;
 use crate::message::{self, Task};
 
-/// When a guest starts: 2000-01-01T00:00:00Z, since 1970.
+/// The time at which a guest starts: 2000-01-01T00:00:00Z, as the time since 1970.
 pub(super) const START: Duration = Duration::from_secs(946_684_800);
-/// How far each reading moves the clocks. A guest that reads a clock until a second has passed
+/// How far each reading moves the clocks. A guest that polls a clock until a second has passed
 /// reads it a million times, which takes less than a second.
 const STEP: Duration = Duration::from_micros(1);
 
@@ -37,11 +38,11 @@ pub enum Mode {
     /// From the machine.
     #[default]
     Ordinary,
-    /// From the task: two runs observe the same.
+    /// From the task: all runs of a task observe the same.
     Deterministic,
 }
 
-/// The world of one deterministic guest.
+/// The clocks and random numbers of one deterministic guest.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     content: Digest,
@@ -49,7 +50,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// The world of a guest with this task, at its start.
+    /// The state at the start of a guest with this task.
     pub(super) fn of(task: &Task) -> Self {
         Self { content: message::content(task), clock: StepClock::default() }
     }
@@ -65,7 +66,7 @@ impl World {
             .monotonic_clock(self.clock.clone());
     }
 
-    /// A key for one purpose.
+    /// A key for one purpose, derived from the task.
     pub(super) fn key(&self, purpose: &str) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(format!("task-host deterministic 1\n{purpose}\n"));
@@ -74,7 +75,7 @@ impl World {
     }
 }
 
-/// A clock that its readers move on. A clone is another handle on it.
+/// A clock that moves each time it is read. Clones are handles on the same clock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StepClock(Arc<Mutex<Ticks>>);
 
@@ -82,9 +83,9 @@ pub(super) struct StepClock(Arc<Mutex<Ticks>>);
 struct Ticks {
     /// Nanoseconds since the start.
     now: u64,
-    /// The times that somebody waits for, and how many do.
+    /// The times that waits end at, with the number of waits for each.
     awaited: BTreeMap<u64, usize>,
-    /// How often a wait has moved the clock.
+    /// How many times a wait has moved the clock.
     jumps: u64,
 }
 
@@ -101,12 +102,12 @@ impl StepClock {
         START + Duration::from_nanos(self.0.lock().step())
     }
 
-    /// Waits for this time, in nanoseconds since the start.
+    /// A timer that ends at this time, in nanoseconds since the start.
     fn timer(&self, at: u64) -> Timer {
         Timer { clock: self.clone(), at }
     }
 
-    /// The time that is so many nanoseconds from now.
+    /// The time that is `nanoseconds` from now. Moves the clock.
     fn after(&self, nanoseconds: u64) -> u64 {
         self.0.lock().step().saturating_add(nanoseconds)
     }
@@ -132,7 +133,7 @@ impl HostMonotonicClock for StepClock {
     }
 }
 
-/// What `wasi:clocks` returns for a wait.
+/// The pollable that `wasi:clocks` returns for a wait.
 struct Timer {
     clock: StepClock,
     at: u64,
@@ -145,12 +146,12 @@ impl Pollable for Timer {
     }
 }
 
-/// Ends at once if the time has come. Otherwise it is pending once, so that everything else that
-/// the guest waits for in the same call is asked too. Then the earliest of these waits moves the
-/// clock and ends.
+/// Ends at once if its time has come. Otherwise it is pending at the first poll, so that everything
+/// else that the guest waits for in the same call is polled too. Then the earliest of these waits
+/// moves the clock and ends.
 struct Wait<'a> {
     timer: &'a Timer,
-    /// Once it is among the awaited: the jumps of the clock when it was last asked.
+    /// The clock's `jumps` at the last poll. None until the wait is in the clock's `awaited`.
     counted: Option<u64>,
 }
 
@@ -162,11 +163,11 @@ impl Future for Wait<'_> {
         let at = timer.at;
         let mut ticks = timer.clock.0.lock();
         match self.counted {
-            // A guest that asks again and again without waiting gets there too.
+            // A guest that polls repeatedly instead of waiting makes progress too.
             None => {
                 ticks.step();
             }
-            // After a jump, the wait that made it ends the guest's call.
+            // After a jump, the wait that moved the clock ends the guest's call.
             Some(jumps) if jumps == ticks.jumps => {
                 let is_next = ticks.awaited.first_key_value().map(|(at, _)| *at) == Some(at);
                 if is_next && ticks.now < at {
@@ -257,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    /// Timers that end so many nanoseconds after the start.
+    /// A timer for each of `ends`, in nanoseconds after the start.
     fn timers(ends: &[u64]) -> (StepClock, ResourceTable, Vec<Resource<DynPollable>>) {
         let (clock, mut table) = (StepClock::default(), ResourceTable::new());
         let started = ends.iter().map(|at| start(&mut table, clock.timer(*at)).unwrap());
@@ -272,7 +273,7 @@ mod tests {
         for order in [[3, 1, 2], [1, 2, 3], [2, 3, 1]] {
             let (clock, mut table, all) = timers(&order.map(|n| n * HOUR));
             for n in 1..=3 {
-                // Those that have not ended.
+                // The timers that have not ended.
                 let rest: Vec<usize> = (0..3).filter(|at| order[*at] >= n).collect();
                 let asked = rest.iter().map(|at| Resource::new_borrow(all[*at].rep())).collect();
                 let ready = table.poll(asked).await.unwrap();

@@ -1,4 +1,4 @@
-//! The call `plan` of guests that name their own inputs.
+//! The call of `plan`, for guests that name their own inputs.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ mod bindings {
 }
 pub use bindings::task_host::guest::planning::{Need, Needs};
 
-/// The longest time of one call, with making its instance.
+/// The time limit of one call, including the creation of its instance.
 const TIME: Duration = Duration::from_secs(10);
 
 /// A component that has a plan, ready to be instantiated.
 pub(super) type Planned = bindings::TaskWithPlanPre<State>;
 
-/// What one call may use.
+/// The limits of one call.
 pub(super) fn limits(task: &Limits) -> Limits {
     Limits { time: task.time.min(TIME), ..task.clone() }
 }
 
-/// The error of a call that took as long as it may.
+/// The limit that a call exceeded when it ran out of time.
 pub(super) fn out_of_time(task: &Limits) -> Limit {
     if task.time <= TIME { Limit::Time(task.time) } else { Limit::PlanTime(TIME) }
 }

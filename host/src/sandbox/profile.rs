@@ -1,8 +1,8 @@
-//! A profile of a guest: the functions that it was in, at regular times, in the format of V8's
+//! A profile of a guest: its call stacks, sampled at regular times, in the format of V8's
 //! `.cpuprofile`, which the profilers of browsers and editors open.
 //!
-//! wasmtime's `GuestProfiler` would replace half of this file. It needs wasmtime and the compiler built
-//! in another way for all hosts, and leaves the names of Rust's functions as the compiler wrote them.
+//! wasmtime's `GuestProfiler` could replace half of this file. It needs another build configuration
+//! of wasmtime and the compiler for all hosts, and does not demangle the names of Rust functions.
 //!
 //! Format: <https://chromedevtools.github.io/devtools-protocol/tot/Profiler/#type-Profile>.
 
@@ -17,28 +17,28 @@ use wasmtime::{AsContext, WasmBacktrace};
 
 use super::stack;
 
-/// Stands for the callers of a stack that is deeper than what is captured.
+/// Stands for the outer functions of a stack that is deeper than the captured part.
 const CUT: &str = "(outer functions are left out)";
-/// The most different stacks. A task that has more is not sampled any more.
+/// The most nodes in the tree of calls. Samples that need more are dropped.
 const MOST_NODES: usize = 1 << 20;
 
-/// Collects the stacks of one guest while it computes. A guest that waits in a call of the host is
-/// not sampled: the host reads its files meanwhile.
+/// Collects the stacks of one guest while it computes. A guest is not sampled during a call to the
+/// host, such as a file read.
 pub struct Profiler(Mutex<Recording>);
 
 struct Recording {
     start: Instant,
-    /// When the last sample was taken, in microseconds after the start.
+    /// The time of the last sample, in microseconds after the start.
     last: u64,
     /// The tree of calls, from its root.
     nodes: Vec<Node>,
-    /// The node of a function below the node of its caller.
+    /// The places of nodes, by the place of the caller's node and the function's name.
     known: HashMap<(usize, String), usize>,
     samples: Vec<usize>,
     time_deltas: Vec<u64>,
 }
 
-/// A function as called by the functions above it.
+/// A function, called through one chain of callers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Node {
@@ -76,7 +76,7 @@ impl Recording {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The place of a function below that of its caller. None if there are too many.
+    /// The place of a function's node below its caller's. None if there are too many nodes.
     fn below(&mut self, caller: usize, name: String) -> Option<usize> {
         if let Some(known) = self.known.get(&(caller, name.clone())) {
             return Some(*known);
@@ -85,14 +85,14 @@ impl Recording {
         if place >= MOST_NODES {
             return None;
         }
-        // Ids begin with 1.
+        // Ids begin at 1.
         self.nodes.push(Node::new(place + 1, &name));
         self.nodes[caller].children.push(place + 1);
         self.known.insert((caller, name), place);
         Some(place)
     }
 
-    /// Records a stack, of which the outermost function comes first.
+    /// Records a stack. The outermost function comes first.
     fn add(&mut self, names: impl Iterator<Item = String>) {
         let mut place = 0;
         for name in names {
@@ -110,7 +110,7 @@ impl Recording {
 }
 
 impl Profiler {
-    /// An empty profile, which begins now.
+    /// An empty profile that starts now.
     #[expect(clippy::new_without_default, reason = "it begins to measure time")]
     pub fn new() -> Self {
         Self(Mutex::new(Recording {
@@ -123,7 +123,7 @@ impl Profiler {
         }))
     }
 
-    /// Records where the guest is.
+    /// Records the guest's current stack.
     pub(super) fn sample(&self, store: impl AsContext) {
         let stack = WasmBacktrace::capture(store);
         let frames = stack.frames();
@@ -134,7 +134,7 @@ impl Profiler {
     /// Writes the profile. Returns the number of samples.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the profile can't be written.
     pub fn write(&self, into: impl io::Write) -> io::Result<usize> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]

@@ -1,7 +1,7 @@
 //! A guest with a `main`: the world `wasi:cli/command`.
 //!
-//! It gets its task on standard input, and its exit code is its result. Files, limits and log are
-//! those of every guest.
+//! The program receives its task on standard input, and its exit code is its result. Files, limits
+//! and log work as for every guest.
 
 use wasmtime::Store;
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -17,9 +17,9 @@ use crate::message::{self, Task};
 
 /// The task is done.
 const DONE: i32 = 0;
-/// No retry can help.
+/// A retry can't help.
 const REJECT: i32 = 1;
-/// A later try may succeed: `EX_TEMPFAIL` of `sysexits.h`.
+/// A retry may succeed: `EX_TEMPFAIL` of `sysexits.h`.
 const RETRY: i32 = 75;
 
 /// The variable with the number of the attempt.
@@ -35,7 +35,7 @@ impl Default for Errors {
 }
 
 impl Errors {
-    /// Gives a program its task, and follows its standard error, which goes to `log` too.
+    /// Gives a program its task, and copies its standard error, which also goes to `log`.
     pub(super) fn begin(&self, wasi: &mut WasiCtxBuilder, task: &Task, attempt: u32, log: &Sink) {
         wasi.stderr(log.with_copy(&self.0))
             .stdin(MemoryInputPipe::new(message::of_task(task)))
@@ -43,12 +43,12 @@ impl Errors {
             .env(ATTEMPT, attempt.to_string());
     }
 
-    /// The program's words for how it ended.
+    /// The last line of the standard error, which is the program's reason for its failure.
     fn last_line(&self) -> Option<String> {
         self.0.last_line(MAX_REASON)
     }
 
-    /// The reason in the report of a program that ended with another exit code than 0, 1 and 75.
+    /// The reason for the failure of a program whose exit code is not 0, 1 or 75.
     pub(super) fn exited(&self, code: i32, cause: Option<String>) -> String {
         match cause.or_else(|| self.last_line()) {
             Some(cause) => format!("exit code {code}: {cause}"),

@@ -1,21 +1,21 @@
-//! How far an execution has come, and how long its calls took.
+//! The current call of an execution, and the times of its calls.
 
 use std::time::{Duration, Instant};
 
 use super::{Phase, Watched};
 
-/// How long each call of a guest took. A call that was not made took no time.
+/// How long each call of a guest took. The time of a call that was not made is zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CallTimes([Duration; Phase::ALL.len()]);
 
 impl CallTimes {
-    /// The time of a call, also of one that failed.
+    /// The time of a call, whether it succeeded or failed.
     pub fn of(&self, phase: Phase) -> Duration {
         self.0[phase as usize]
     }
 }
 
-/// The call under way, since when, and the times of those before it.
+/// The current call, its start, and the times of the calls before it.
 pub(super) struct Progress<'a> {
     phase: Phase,
     since: Instant,
@@ -24,21 +24,21 @@ pub(super) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// The instance is being made.
+    /// Starts with the creation of the instance.
     pub(super) fn start(since: Instant, watched: Option<&'a Watched>) -> Self {
         let begun = Self { phase: Phase::Instantiate, since, times: CallTimes::default(), watched };
         begun.show();
         begun
     }
 
-    /// Another call begins.
+    /// Records that another call begins.
     pub(super) fn enter(&mut self, phase: Phase) {
         self.count();
         self.phase = phase;
         self.show();
     }
 
-    /// The last call, and the times of all.
+    /// Returns the last call, and the times of all calls.
     pub(super) fn end(mut self) -> (Phase, CallTimes) {
         self.count();
         (self.phase, self.times)

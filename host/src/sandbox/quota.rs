@@ -1,6 +1,6 @@
-//! Counts a guest's files and bytes, and what the host holds for it, against its limits before any of
-//! it is created. Also records the shortages of the host that a guest's calls ran into. A removed file
-//! makes room again.
+//! Counts a guest's files and bytes, and the memory that the host holds for it, against its limits.
+//! They are counted before they are created, and a removed file is no longer counted. Also records
+//! the shortages of the host that made a guest's calls fail.
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::shortage;
 
 /// A guest is stopped after this many refusals.
 const MAX_REFUSALS: u64 = 1000;
-/// Bytes of the host for a file or directory in `/outputs`, with its name.
+/// Bytes of the host's memory for a file or directory in `/outputs`, with its name.
 const NODE: u64 = 768;
-/// Bytes of the host for something that is open. A listing keeps a name.
+/// Bytes of the host's memory for an open file, directory or listing. A listing keeps a name.
 const OPENING: u64 = 512;
 
 /// The counts of one instance, shared by its files and streams.
@@ -26,14 +26,14 @@ pub(super) struct Quota {
     open: Account,
     /// Outputs that are kept in memory.
     memory: Account,
-    /// What else the host holds for the guest.
+    /// Other memory that the host holds for the guest.
     host: Account,
-    /// The process's own limit of open files allows fewer than the guest's.
+    /// True if the process's own limit of open files is lower than the guest's limit.
     is_open_of_process: bool,
     /// True if the last attempt to open something was refused.
     open_refused: AtomicBool,
     too_deep: AtomicBool,
-    /// The error number of the host's shortage that a call ran into; zero if there was none.
+    /// The error number of the host's shortage that made a call fail; zero if there was none.
     shortage: AtomicI32,
 }
 
@@ -78,16 +78,16 @@ impl Account {
     }
 }
 
-/// How a guest that exceeds a limit is refused.
+/// What happens to a guest that exceeds a limit.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// Its call fails.
     Quota,
-    /// It is stopped.
+    /// The guest is stopped.
     Stop,
 }
 
-/// The count of a file or a directory in `/outputs`, for as long as it exists.
+/// Counts a file or a directory in `/outputs` until it is dropped.
 pub(super) struct Counted(Arc<Quota>);
 
 impl Drop for Counted {
@@ -97,7 +97,7 @@ impl Drop for Counted {
     }
 }
 
-/// The count of an open file, directory or listing, until it is closed.
+/// Counts an open file, directory or listing until it is dropped.
 pub(super) struct Opening(Arc<Quota>);
 
 impl Drop for Opening {
@@ -153,7 +153,7 @@ impl Quota {
         }
     }
 
-    /// Charges for bytes that a file grows by. Bytes that were skipped count too.
+    /// Charges for bytes that a file grows by, including holes.
     pub(super) fn grow(&self, bytes: u64) -> Result<(), Refused> {
         self.bytes.charge(bytes)
     }
@@ -178,13 +178,13 @@ impl Quota {
         self.too_deep.store(true, Relaxed);
     }
 
-    /// The host's shortage that a call of the guest ran into.
+    /// The host's shortage that made a call of the guest fail.
     pub(super) fn shortage(&self) -> Option<Errno> {
         let number = self.shortage.load(Relaxed);
         (number != 0).then(|| Errno::from_raw_os_error(number))
     }
 
-    /// The sizes of the guest's outputs, in bytes, added up.
+    /// The bytes of all of the guest's outputs together.
     pub(super) fn written(&self) -> u64 {
         self.bytes.used.load(Relaxed)
     }
@@ -192,14 +192,15 @@ impl Quota {
     /// Records a failure of one of the host's own files. The guest's call will fail because of it.
     pub(super) fn note(&self, error: &io::Error) {
         let errno = match shortage::errno(error) {
-            // Somebody removed the file.
+            // Another program removed the file.
             None | Some(Errno::NOENT) => Errno::STALE,
             Some(errno) => errno,
         };
         self.shortage.store(errno.raw_os_error(), Relaxed);
     }
 
-    /// The limit for which the guest's last attempt to open something was refused, if it was.
+    /// The limit because of which the guest's last attempt to open something was refused, if it
+    /// was.
     pub(super) fn refused_open(&self) -> Option<Limit> {
         let limit = match self.is_open_of_process {
             true => Limit::ProcessFiles(self.open.limit),

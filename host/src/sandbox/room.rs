@@ -1,9 +1,9 @@
 //! The memory that all guests of a host share.
 //!
-//! Each guest has a limit of its own. All of these together may be more than the machine or its
-//! container has, because most tasks use less than their limit. So a guest that grows takes from one
-//! account. If there is not enough left, the guest waits until another one ends: the kernel would kill
-//! the host instead, and all of its tasks with it.
+//! Each guest has a limit of its own. The sum of these limits may exceed the memory of the machine
+//! or container, because most tasks use less than their limit. So the memory of all guests is
+//! counted in one place. If there is not enough left for a guest that grows, the guest waits until
+//! another one ends. Otherwise, the kernel could kill the host with all of its tasks.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The account.
+/// The count of the memory that all guests hold.
 pub(super) struct Room {
     size: u64,
     held: Mutex<Held>,
@@ -21,13 +21,13 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 struct Held {
     bytes: u64,
-    /// Guests that hold some.
+    /// The number of guests that hold memory.
     holders: usize,
-    /// Holders that wait for more.
+    /// The number of these guests that wait for more.
     waiting: usize,
 }
 
-/// What one guest holds.
+/// The memory that one guest holds. It is freed on drop.
 pub(super) struct Share {
     room: Arc<Room>,
     bytes: u64,
@@ -36,20 +36,20 @@ pub(super) struct Share {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It has all that it asked for.
+    /// The guest has all memory that it asked for, and never waited.
     Running,
-    /// It holds some and waits for more.
+    /// The guest holds memory and waits for more.
     Waiting,
-    /// It waited at some time.
+    /// The guest has waited, or waits and holds no memory.
     Waited,
 }
 
 /// Why a guest can't have more memory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It would not fit even if no other guest ran.
+    /// The guest would not fit even if no other guest ran.
     TooLarge(ByteSize),
-    /// All guests wait for memory of one another.
+    /// All guests that hold memory wait for more.
     Crowded(ByteSize),
 }
 
@@ -58,12 +58,12 @@ impl Room {
         Arc::new(Self { size: size.as_u64(), held: Mutex::default(), freed: Notify::new() })
     }
 
-    /// What all guests hold now.
+    /// The memory that all guests hold now.
     pub(super) fn held(&self) -> ByteSize {
         ByteSize(self.held.lock().bytes)
     }
 
-    /// What all guests may hold.
+    /// The most memory that all guests may hold together.
     pub(super) fn size(&self) -> ByteSize {
         ByteSize(self.size)
     }
@@ -87,7 +87,7 @@ impl Share {
     /// Takes `more` bytes. Waits while other guests hold them.
     ///
     /// # Errors
-    /// When waiting can't help.
+    /// If waiting can't help.
     pub(super) async fn grow(&mut self, more: u64) -> Result<(), Refused> {
         let room = self.room.clone();
         if self.bytes.saturating_add(more) > room.size {
@@ -95,7 +95,7 @@ impl Share {
         }
         loop {
             let mut freed = std::pin::pin!(room.freed.notified());
-            // What is freed between a look and the wait must not be missed.
+            // Memory that is freed between the check and the wait must not be missed.
             freed.as_mut().enable();
             if self.take(more)? {
                 return Ok(());
@@ -104,7 +104,7 @@ impl Share {
         }
     }
 
-    /// Takes `more` bytes if they are free. False if it is worth waiting.
+    /// Takes `more` bytes if they are free. False if the guest should wait for them.
     fn take(&mut self, more: u64) -> Result<bool, Refused> {
         let room = &*self.room;
         let mut held = room.held.lock();
@@ -113,7 +113,7 @@ impl Share {
             held.waiting -= 1;
             self.state = State::Waited;
         }
-        // One that holds nothing yet lets those go first that wait with something in their hands.
+        // Guests that hold memory and wait for more go before guests that hold none.
         if held.bytes + more <= room.size && (is_holder || held.waiting == 0) {
             held.bytes += more;
             held.holders += usize::from(!is_holder && more > 0);
@@ -159,7 +159,7 @@ mod tests {
         move || Share::of(room.clone())
     }
 
-    /// The answer, if there is one at once.
+    /// The result, if there is one without waiting.
     fn now(share: &mut Share, more: u64) -> Option<Result<(), Refused>> {
         share.grow(more).now_or_never()
     }
@@ -188,7 +188,7 @@ mod tests {
             (grown, b)
         });
         assert!((&mut growing).now_or_never().is_none());
-        // The other one goes on, and may take what is left.
+        // The other guest goes on, and may take what is left.
         assert_eq!(now(&mut a, 10), Some(Ok(())));
         drop(a);
         let (grown, b) = growing.await;
@@ -210,7 +210,7 @@ mod tests {
         assert!((&mut a_grows).now_or_never().is_none());
         assert!((&mut b_grows).now_or_never().is_none());
         assert_eq!(now(&mut c, 30), Some(CROWDED));
-        // Until its memory is free, the others wait on.
+        // The others wait until its memory is free.
         assert!((&mut a_grows).now_or_never().is_none());
         drop(c);
         let (grown, a) = a_grows.await;

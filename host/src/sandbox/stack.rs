@@ -1,5 +1,5 @@
-//! A guest's call stack in words. The names of functions and modules are the component's: each
-//! is cut, and so are their number and the whole.
+//! Shows a guest's call stack. The names of functions and modules come from the component, so the
+//! length of each name, the number of frames and the total length are bounded.
 
 use std::fmt::{self, Write};
 
@@ -9,22 +9,23 @@ use super::lines::Lines;
 use crate::plain;
 use crate::words::{self, Bounded};
 
-/// Frames that are captured and shown, the innermost first.
+/// The most frames that are captured and shown, from the innermost.
 pub(super) const MOST_FRAMES: usize = 32;
-/// The most bytes of the name of a module or a function.
+/// The most bytes that are shown of the name of a module or a function.
 const MOST_OF_NAME: usize = 200;
-/// The longest name, in bytes, that is demangled. Rust's own are much shorter.
+/// The longest name, in bytes, that is demangled. The names in real programs are much shorter.
 const MOST_MANGLED: usize = 16 << 10;
-/// The most bytes of a stack.
+/// The most bytes of a stack that is shown.
 const MOST: usize = 12 << 10;
-/// How the names of Rust's own functions begin. They call the guest, or are called by a panic.
+/// Prefixes of the names of functions in Rust's library. They call the guest's code, or a panic
+/// calls them.
 const LIBRARY: [&str; 9] =
     ["core::", "std::", "alloc::", "<core::", "<std::", "<alloc::", "__rust", "rust_", "abort"];
 
-/// The calls that led to the end of a guest.
+/// The call stack at the end of a guest.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
-    /// What the guest itself told of them.
+    /// The call stack that the guest itself printed.
     told: Option<String>,
     frames: Vec<Frame>,
 }
@@ -32,12 +33,12 @@ pub struct Trace {
 #[derive(Debug, Clone)]
 struct Frame {
     function: String,
-    /// Bytes from the start of the component.
+    /// The place of the code, in bytes from the start of the component.
     offset: Option<usize>,
 }
 
 impl Trace {
-    /// What the guest told, or the stack of an error; none if neither is known.
+    /// The stack that the guest printed, or the stack of an error. None if neither is known.
     pub(super) fn of(error: &wasmtime::Error, told: Option<String>) -> Option<Self> {
         let told = told.map(|told| plain::escape_lines(&words::cut(&told, MOST)).into_owned());
         let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames);
@@ -45,13 +46,13 @@ impl Trace {
         (told.is_some() || !frames.is_empty()).then_some(Self { told, frames })
     }
 
-    /// The trace in lines, with those of the source where `lines` has them.
+    /// The trace as text, one frame a line, with source lines where `lines` has them.
     pub fn show(&self, lines: Option<&Lines<'_>>) -> String {
         if let Some(told) = &self.told {
             return told.clone();
         }
         let mut words = Bounded::new(MOST);
-        // An error is the bound's, and the words say that they were cut.
+        // The only error is a reached bound, and the text then says that it was cut.
         let _ = self.write(&mut words, lines);
         words.finish()
     }
@@ -95,8 +96,8 @@ pub(super) fn function(frame: &FrameInfo) -> String {
     }
 }
 
-/// A name as a person reads it. Only Rust's names are demangled: a short name in C++ may stand
-/// for gigabytes.
+/// A readable form of a name. Only Rust's names are demangled: a short mangled name in C++ may
+/// expand to gigabytes.
 pub(super) fn name(raw: &str) -> String {
     let rust = (raw.len() <= MOST_MANGLED).then(|| rustc_demangle::try_demangle(raw).ok());
     match rust.flatten() {
@@ -121,7 +122,7 @@ mod tests {
     fn a_name_that_stands_for_much_is_cut() {
         let long = name(&"x".repeat(100_000));
         assert!(long.ends_with("x … (99800 bytes cut)") && long.len() < 250, "{long}");
-        // Each of these tuples is two of the one before.
+        // Each of these tuples contains the one before it twice.
         let mut bomb = "_RNvINtC1a1bT".to_owned();
         bomb.push_str(&"T".repeat(20));
         let shown = name(&bomb);

@@ -10,12 +10,12 @@ use wasmtime::Engine;
 
 use super::confine::{Confinement, confine};
 
-/// How often a computing guest is asked whether its time is up.
+/// How often a guest that computes is interrupted to check its limits.
 const EPOCH: Duration = Duration::from_millis(10);
 
 type Work = Box<dyn FnOnce(&Engine, &tokio::runtime::Runtime) + Send>;
 
-/// A fixed number of threads, each with a runtime of its own, that take work from one queue.
+/// A fixed number of threads that take work from one queue. Each has its own runtime.
 pub(super) struct Threads {
     work: flume::Sender<Work>,
     confinement: Confinement,
@@ -43,7 +43,7 @@ impl Threads {
                     };
                 block_signals();
                 let confinement = confine();
-                // The receiver is gone only when starting failed elsewhere.
+                // The receiver is gone only if another thread could not be started.
                 let _ = started.send(confinement);
                 drop(started);
                 for work in queue {
@@ -58,20 +58,20 @@ impl Threads {
         Ok(Self { work, confinement: Confinement::of_all(started), ticker })
     }
 
-    /// What the kernel keeps every one of the threads from.
+    /// What the kernel prevents all of the threads from doing.
     pub(super) fn confinement(&self) -> Confinement {
         self.confinement
     }
 
-    /// Asks computing guests this often, and not less often than before.
+    /// Interrupts guests that compute once per `interval`, if that is more often than before.
     pub(super) fn tick_every(&self, interval: Duration) {
         let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
         self.ticker.micros.fetch_min(micros, SeqCst);
     }
 
-    /// Runs `job` on the next free thread. None when the thread died under it.
+    /// Runs `job` on the next free thread. None if the job panicked.
     ///
-    /// Dropping the future does not end the job: a guest is ended by its cancellation token.
+    /// Dropping the future does not end the job. Its cancellation token does.
     pub(super) async fn run<T, F>(&self, job: F) -> Option<T>
     where
         T: Send + 'static,
@@ -81,7 +81,7 @@ impl Threads {
         let ticking = self.ticker.hold();
         let work = move |engine: &Engine, runtime: &tokio::runtime::Runtime| {
             let run = std::panic::AssertUnwindSafe(|| runtime.block_on(job(engine)));
-            // A panic of ours under one task must not take the thread from all later ones.
+            // A panic in the host's code must not end the thread, which later tasks need.
             match std::panic::catch_unwind(run) {
                 Ok(value) => drop(done.send(value)),
                 Err(_) => drop(done),
@@ -93,15 +93,15 @@ impl Threads {
     }
 }
 
-/// Leaves the process's signals to other threads. A handler makes system calls that a guest's thread
-/// may not make, so a signal that the kernel gave to this thread would be lost.
+/// Leaves the process's signals to other threads. Signal handlers make system calls that a guest's
+/// thread may not make, so a signal that the kernel delivered to this thread would be lost.
 fn block_signals() {
     let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigfillset` initializes the set that it is given, `sigdelset` and `pthread_sigmask`
     // read it, and the last one changes only this thread.
     unsafe {
         libc::sigfillset(signals.as_mut_ptr());
-        // A thread's own faults, which wasmtime handles.
+        // Faults of the thread itself, which wasmtime handles.
         for fault in [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGTRAP] {
             libc::sigdelset(signals.as_mut_ptr(), fault);
         }
@@ -109,7 +109,7 @@ fn block_signals() {
     }
 }
 
-/// Moves the engine's epoch on while any guest runs, and sleeps while none does.
+/// Increments the engine's epoch while any guest runs, and sleeps while none does.
 struct Ticker {
     /// The time between two epochs.
     micros: AtomicU64,
@@ -165,7 +165,7 @@ impl Drop for Threads {
     }
 }
 
-/// Keeps the epoch moving until it is dropped.
+/// Keeps the ticker running until it is dropped.
 struct Ticking(Arc<Ticker>);
 
 impl Drop for Ticking {

@@ -1,6 +1,6 @@
-//! What a running guest shows to those who ask: its call, its memory, its last line.
+//! The state of a running guest, for other threads: its call, its memory, its last line.
 //!
-//! The guest's thread only stores numbers. Everything else is done by whoever asks.
+//! The guest's thread only stores numbers. The readers do all other work.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,16 +11,17 @@ use parking_lot::Mutex;
 use super::Phase;
 use super::log::Sink;
 
-/// What the times of calls are counted from.
+/// The times of calls are stored relative to this time.
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 const PHASES: [Phase; 5] = Phase::ALL;
-/// Bits of a number that tell the call. The others are nanoseconds.
+/// The lower bits of [`Watched::call`] that hold the call. The other bits are nanoseconds.
 const PHASE_BITS: u32 = 3;
 
-/// A guest, seen from outside. It may be used for one guest after another.
+/// The state of a running guest, for other threads. One value may be used for several guests, one
+/// after another.
 #[derive(Default)]
 pub struct Watched {
-    /// The call, and when it began. Zero before the instance is made.
+    /// The current call and its start. Zero if no guest has begun.
     call: AtomicU64,
     memory: AtomicU64,
     log: Mutex<Option<Sink>>,
@@ -43,7 +44,7 @@ impl Watched {
         *self.log.lock() = None;
     }
 
-    /// The guest's call, and since when. None if no guest has begun.
+    /// The guest's current call and its start. None if no guest has begun.
     pub fn phase(&self) -> Option<(Phase, Instant)> {
         let call = self.call.load(Relaxed);
         let phase = PHASES[(call % (1 << PHASE_BITS)) as usize];
@@ -55,10 +56,10 @@ impl Watched {
         self.memory.load(Relaxed)
     }
 
-    /// The last line that the guest printed, or the last `most` bytes of it. None if it printed
-    /// nothing, or if it has ended.
+    /// The last line that the guest printed, or the last `most` bytes of that line. None if the
+    /// guest printed nothing or has ended.
     pub fn last_line(&self, most: usize) -> Option<String> {
-        // A copy of the handle, so that nobody waits for the look at the text.
+        // Clones the handle, so that the lock is not held while the text is read.
         let log = self.log.lock().clone();
         log?.last_line(most)
     }
@@ -69,7 +70,7 @@ impl Watched {
 
     pub(super) fn enters(&self, phase: Phase) {
         let nanoseconds = u64::try_from(BASE.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        // One more, because zero means that no guest has begun.
+        // Adds one, because zero means that no guest has begun.
         let call = (nanoseconds.saturating_add(1) << PHASE_BITS) + phase as u64;
         self.call.store(call, Relaxed);
     }

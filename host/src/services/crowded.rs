@@ -1,14 +1,14 @@
-//! Tasks that were given back because they needed memory that other tasks held. They run alone when
-//! they come again: only then is it sure that they can end.
+//! Tasks that were released because other tasks held the memory that they needed. When such a task
+//! is delivered again, it runs alone, because only then is enough memory certain.
 
 use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-/// The most messages to remember. When there are more, all are forgotten.
+/// The maximum number of messages to remember. When it is reached, all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// The ids of their messages.
+/// The ids of the messages of these tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Crowded(Mutex<HashSet<String>>);
 
@@ -22,7 +22,7 @@ impl Crowded {
         ids.insert(id.to_owned());
     }
 
-    /// Whether the task of a message lacked memory. Forgets it.
+    /// Whether the task of a message lacked memory. Forgets the task.
     pub(crate) fn take(&self, id: &str) -> bool {
         self.0.lock().remove(id)
     }

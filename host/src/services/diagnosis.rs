@@ -1,9 +1,10 @@
-//! Decides whether a failure is the task's own or an outage of the host or of a service.
+//! Decides whether a failure is caused by the task itself, or by an outage of the host or of a
+//! service.
 //!
-//! An outage costs the task no attempt. A failure names one object or file, which may be the
-//! only bad one. To find out, the same operation is tried on something else: on another object
-//! that worked before, or by a write that is removed at once. If the object itself works when it is
-//! tried again, the outage has just ended.
+//! An outage does not count as an attempt of the task. A failure names one object or file, which
+//! may be the only bad one. To find out, the host tries the same operation on another object that
+//! worked before, or writes an object and removes it at once. If the object itself works when the
+//! host tries it again, the outage has just ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,19 +32,20 @@ use crate::shortage;
 /// The size in bytes of a trial write, which shows whether a disk has room.
 const SOME_BYTES: u64 = 1 << 20;
 
-/// How often one object may fail until the object itself counts as bad, while no other was tried or
-/// while each failure passes.
+/// The number of failures after which an object counts as bad, if no other object was tried or if
+/// the object works in each trial.
 const UNDECIDED: u32 = 3;
 
-/// Objects whose failures are counted apart. When there are more, all counts start anew.
+/// The maximum number of objects whose failures are counted. When it is reached, all counts are
+/// reset.
 const MAX_PASSED: usize = 10_000;
 
-/// Which objects of one kind worked and which failed recently.
+/// The objects of one kind that worked or failed recently.
 #[derive(Debug, Default)]
 struct Objects {
-    /// One that worked last.
+    /// The object that worked last.
     good: Option<BucketKey>,
-    /// Those that have failed since. Two are enough to decide.
+    /// Objects that have failed since. Two are enough to decide.
     failed: Vec<BucketKey>,
     failures: u32,
 }
@@ -53,13 +55,13 @@ impl Objects {
         *self = Self { good: Some(key), ..Self::default() };
     }
 
-    /// Another object than `key` that worked.
+    /// An object that worked, other than `key`.
     fn other_than(&self, key: &BucketKey) -> Option<BucketKey> {
         self.good.clone().filter(|good| good != key)
     }
 
-    /// Counts a failure. True while all objects may be failing: several have failed, or only this
-    /// one and not often.
+    /// Counts a failure. True while all objects may be failing: several objects have failed, or
+    /// only this one, a few times.
     fn may_all_fail(&mut self, key: &BucketKey) -> bool {
         self.failures += 1;
         if self.failed.len() < 2 && !self.failed.contains(key) {
@@ -69,16 +71,16 @@ impl Objects {
     }
 }
 
-/// Failures that were over when the same object was tried again, by object, since a task last used
-/// the object with success.
+/// Counts failures after which the same object worked in a trial, by object. A count is reset when
+/// a task uses the object successfully.
 #[derive(Debug, Default)]
 struct Passed(HashMap<BucketKey, u32>);
 
 impl Passed {
-    /// Forgets the failures of objects that a task has used. A trial of the host does not count: an
-    /// object may fail for every task and pass each trial.
+    /// Resets the counts of objects that a task has used. A trial by the host does not reset a
+    /// count, because an object may fail for every task and still work in each trial.
     fn worked(&mut self, keys: impl Iterator<Item = BucketKey>) {
-        // Most often nothing has failed, and the keys need not be made.
+        // Usually nothing has failed, and then the keys are not computed.
         if !self.0.is_empty() {
             keys.for_each(|key| {
                 self.0.remove(&key);
@@ -87,7 +89,7 @@ impl Passed {
     }
 
     /// Counts a failure. False if the object has had many: it fails in a way that the trial does
-    /// not show.
+    /// not detect.
     fn may_pass(&mut self, key: &BucketKey) -> bool {
         if self.0.len() >= MAX_PASSED {
             self.0.clear();
@@ -113,7 +115,7 @@ fn reading(bucket: &dyn Bucket) -> String {
 }
 
 impl Services {
-    /// Remembers that all inputs of a task were read.
+    /// Records that all inputs of a task were read.
     pub(crate) fn were_read(&self, objects: &[ReadObject]) {
         let mut keys = objects.iter().map(|object| object.key.clone());
         let Some(last) = keys.next_back() else { return };
@@ -124,7 +126,7 @@ impl Services {
         }
     }
 
-    /// Remembers a component that was read.
+    /// Records that a component was read.
     pub(crate) fn was_resolved(&self, key: BucketKey) {
         self.objects.passed.lock().worked([key.clone()].into_iter());
         self.objects.components.lock().worked(key);
@@ -135,7 +137,7 @@ impl Services {
         }
     }
 
-    /// Remembers that all outputs of a task were written.
+    /// Records that all outputs of a task were written.
     pub(crate) fn were_put(&self, keys: &[BucketKey]) {
         let Some(last) = keys.last() else { return };
         self.objects.passed.lock().worked(keys.iter().cloned());
@@ -163,13 +165,14 @@ impl Services {
                     None => false,
                 }
             }
-            // A host that is suspended may hold the lock of this one message.
+            // Only this message may be locked, by a host that is suspended.
             Failure::Start(error) if shortage::is_locked(error) => false,
             Failure::Start(error @ QueueError::Unavailable { .. }) => {
                 self.outages.begins(&self.settling(), error);
                 true
             }
-            // A limit of this process or file system on the size of one file: other tasks can work.
+            // This process or file system limits the size of a single file. Other tasks can still
+            // run.
             Failure::Run(RunError::Shortage { errno: Errno::FBIG, .. }) => false,
             Failure::Run(RunError::Shortage { errno, written }) => {
                 self.begin_of_process(errno) || self.is_short_of_disk(*written).await
@@ -190,7 +193,7 @@ impl Services {
                 let other = inputs.lock().other_than(key);
                 self.is_reading_out(bucket, error, key.clone(), other, inputs, since).await
             }
-            // Another host evicted it; the next attempt fetches it again.
+            // Another host evicted the blob. The next attempt fetches it again.
             CacheError::Gone { .. } => true,
             error => self.is_cache_out(error).await,
         }
@@ -208,7 +211,7 @@ impl Services {
         }
         let CatalogError::Unavailable { source, .. } = error else { return false };
         let Some(cause) = source.downcast_ref::<CacheError>() else {
-            // The host could not compile or load it.
+            // The host could not compile or load the component.
             let compiler = self.catalog.compiler().clone();
             let probe: Probe = Arc::new(move || {
                 let compiler = compiler.clone();
@@ -234,8 +237,8 @@ impl Services {
         }
     }
 
-    /// Whether nothing can be read from a bucket, as opposed to only the object `key`. `other` was
-    /// read before.
+    /// Whether all reads from a bucket fail, not only those of the object `key`. `other` is an
+    /// object that was read before.
     async fn is_reading_out(
         &self,
         bucket: &Arc<dyn Bucket>,
@@ -254,7 +257,7 @@ impl Services {
             match bucket.try_get(&other).await {
                 Ok(()) => {
                     self.outages.ends_unless_probed(&name);
-                    // An outage that has just ended leaves no other trace.
+                    // If the outage has just ended, this trial succeeds.
                     let has_passed = bucket.try_get(&key).await.is_ok();
                     return has_passed && self.objects.passed.lock().may_pass(&key);
                 }
@@ -266,8 +269,8 @@ impl Services {
             probed = Some(key.clone());
         }
         let Some(probed) = probed else {
-            // No other object is known. The next tasks' inputs will show whether others can be
-            // read.
+            // No other object is known. The inputs of the next tasks will show whether other
+            // objects can be read.
             let is_out = objects.lock().may_all_fail(&key);
             if is_out {
                 self.outages.begins(&name, error);
@@ -282,7 +285,7 @@ impl Services {
             async move {
                 bucket.check().await.map_err(|error| error.to_string())?;
                 match bucket.try_get(&key).await {
-                    // The object may have been removed meanwhile. The bucket answers.
+                    // The object may have been removed meanwhile, but the bucket answers.
                     Ok(()) | Err(BucketError::NotFound { .. } | BucketError::Invalid { .. }) => {
                         Ok(())
                     }
@@ -295,7 +298,7 @@ impl Services {
         true
     }
 
-    /// Whether nothing can be written to the bucket, as opposed to only this object.
+    /// Whether all writes to the bucket fail, not only those of this object.
     async fn is_writing_out(&self, error: &BucketError, since: Instant) -> bool {
         if self.begin_of_process(error) {
             return true;
@@ -324,7 +327,7 @@ impl Services {
         if probe().await.is_ok() {
             return self.objects.passed.lock().may_pass(&key);
         }
-        // Perhaps only this object fails, or only its directory.
+        // Possibly only this object or its directory fails.
         let is_out = match other {
             Some(other) => self.bucket.try_put(&other).await.is_err(),
             None => true,
@@ -358,7 +361,7 @@ impl Services {
         self.outages.begins_until(&name, error, probe);
     }
 
-    /// Whether the process is short of something that all tasks need, such as descriptors.
+    /// Whether the process has run out of a resource that all tasks need, such as file descriptors.
     fn begin_of_process(&self, error: &(dyn std::error::Error + 'static)) -> bool {
         let Some(errno) = shortage::errno(error).filter(|e| shortage::is_of_the_process(*e)) else {
             return false;
@@ -373,8 +376,8 @@ impl Services {
         true
     }
 
-    /// Whether the disk is full for other reasons than this task. A task that wrote more than half
-    /// of the disk would fill it on any machine like this.
+    /// Whether the disk is full for a reason other than this task. A task that wrote more than half
+    /// of the disk would fill the disk of any similar machine.
     async fn is_short_of_disk(&self, written: u64) -> bool {
         let root = self.spill.path();
         let whole = rustix::fs::statvfs(&root)
@@ -383,11 +386,11 @@ impl Services {
             return false;
         }
         self.is_work_out().await;
-        // The probe may find room again: the task's files are already removed.
+        // The probe may find room again, because the task's files are already removed.
         true
     }
 
-    /// Whether no file can be written to the work directory, which large outputs need.
+    /// Whether no file can be written to the work directory, which is needed for large outputs.
     async fn is_work_out(&self) -> bool {
         let spill = self.spill.clone();
         let probe: Probe = Arc::new(move || {
@@ -448,7 +451,7 @@ mod tests {
             assert!((0..UNDECIDED).all(|_| passed.may_pass(&a)), "failures long ago");
             passed.worked([a.clone()].into_iter());
         }
-        // Another object that works says nothing about this one.
+        // A success of another object does not reset the count of this one.
         for n in 1..=5 {
             passed.worked([b.clone()].into_iter());
             assert_eq!(passed.may_pass(&a), n <= UNDECIDED, "{n}");

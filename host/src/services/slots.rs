@@ -1,9 +1,9 @@
-//! Which tasks may start: as many as there are threads for guests, and while tasks are short, as
-//! many again.
+//! Decides which tasks may start: one for each guest thread, and twice as many while tasks are
+//! short.
 //!
-//! A thread that has to wait for the start of the next task idles for about as long as a short task
-//! runs. So the next ones are started ahead. They wait for a thread for a moment at most: one whose
-//! turn does not come soon is taken back, because a task that has started can't go to another host.
+//! A thread that waits for the start of the next task idles for about as long as a short task runs.
+//! Therefore the next tasks start ahead. Each waits only briefly for a thread; if none becomes
+//! free, its start is undone, because a started task can't go to another host.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,11 +13,11 @@ use tokio::sync::{AcquireError, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLo
 
 /// Tasks are short if they run for less than this on average.
 const SHORT: Duration = Duration::from_millis(2);
-/// How long a task that was started ahead waits for a thread.
+/// How long a task that started ahead waits for a thread.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
-/// The average before any guest ran.
+/// The average before the first guest has run.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// The average moves by the difference to the last run, divided by this.
+/// The average moves by the difference to the last duration, divided by this.
 const SMOOTHING: u64 = 8;
 
 /// The permits to start tasks.
@@ -25,17 +25,17 @@ const SMOOTHING: u64 = 8;
 pub(crate) struct Slots {
     threads: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
-    /// One permit, for plans: there is one thread for them.
+    /// The permit for plans: one, because there is one thread for them.
     plans: Arc<Semaphore>,
-    /// Read by each task that has begun and is not settled.
+    /// Read-locked by each task that has begun and is not settled.
     begun: Arc<RwLock<()>>,
     count: u32,
-    /// How long guests run: a moving average, in nanoseconds.
+    /// The moving average of guests' durations, in nanoseconds.
     average: AtomicU64,
 }
 
-/// Held by a task from its recorded start until its message is settled. If the host died meanwhile,
-/// the start would count against the task.
+/// Held by a task from its recorded start until its message is settled. If the host died in this
+/// time, the start would count as a death of the task.
 #[derive(Debug)]
 pub(crate) struct Begun {
     _guard: OwnedRwLockReadGuard<()>,
@@ -45,12 +45,12 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) permit: OwnedSemaphorePermit,
-    /// All threads may be taken.
+    /// Possibly no thread is free.
     pub(crate) is_ahead: bool,
 }
 
 impl Slots {
-    /// For that many threads.
+    /// Permits for this number of threads.
     pub(crate) fn new(threads: usize) -> Self {
         let permits = || Arc::new(Semaphore::new(threads));
         Self {
@@ -81,7 +81,7 @@ impl Slots {
         }
     }
 
-    /// Waits for a permit with which a thread is free.
+    /// Waits for a permit that includes a free thread.
     ///
     /// # Errors
     /// As [`Slots::take`].
@@ -98,14 +98,14 @@ impl Slots {
         self.plans.clone().acquire_owned().await
     }
 
-    /// Notes that a task begins. The task has a slot, and keeps it until it has run: otherwise it
-    /// would wait for one that runs alone, which waits for it.
+    /// Records that a task begins. The task must hold its slot until it has run. Without the slot,
+    /// it could wait for a task that runs alone, while that task waits for it.
     pub(crate) async fn begin(&self) -> Begun {
         Begun { _guard: self.begun.clone().read_owned().await }
     }
 
-    /// Waits until no other task runs or plans, and all that have begun are settled. None can start
-    /// until all permits are dropped.
+    /// Waits until no other task runs or plans and all tasks that have begun are settled. No task
+    /// can start until all permits are dropped.
     ///
     /// # Errors
     /// As [`Slots::take`].
@@ -117,11 +117,11 @@ impl Slots {
         Ok([threads, ahead, plans])
     }
 
-    /// Notes how long a guest ran.
+    /// Records how long a guest ran.
     pub(crate) fn ran(&self, time: Duration) {
         let time = nanoseconds(time);
         let average = self.average.load(Relaxed);
-        // Another thread's note may be lost.
+        // A concurrent update by another thread may be lost.
         self.average.store(average - average / SMOOTHING + time / SMOOTHING, Relaxed);
     }
 }
@@ -179,7 +179,7 @@ mod tests {
         let slots = Slots::new(2);
         let slot = take(&slots).unwrap();
         let begun = slots.begin().await;
-        // It has run, and publishes.
+        // The task has run and publishes its outputs.
         drop(slot);
         assert!(slots.take_all().now_or_never().is_none());
         drop(begun);

@@ -1,5 +1,5 @@
-//! Tasks that have ended although their messages are still in the queue: the outputs are
-//! published or the report is sent, and the message could not be deleted.
+//! Tasks that have ended although their messages are still in the queue: the outputs are published
+//! or the report is sent, but the message could not be deleted.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,23 +8,23 @@ use parking_lot::Mutex;
 use crate::digest::Digest;
 use crate::publish::Published;
 
-/// The most messages to remember. Only those that could not be deleted are.
+/// The maximum number of messages to remember.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// How far a task got whose message is still in the queue.
+/// The progress of a task whose message is still in the queue.
 #[derive(Debug, Clone)]
 pub(crate) enum End {
-    /// Its outputs are published. The done queue has no report yet.
+    /// Its outputs are published, but its report is not in the done queue.
     Published(Published),
-    /// It is done. Only the message is left to delete.
+    /// It is done. Only its message must be deleted.
     Done,
-    /// It was rejected, and the report is sent.
+    /// It was rejected, and its report is sent.
     Rejected,
 }
 
-/// The ends of tasks by message. When such a message comes again, its task is not run again.
-/// The key has the body as well, because on a service a sender can choose the id of another
-/// message.
+/// The ends of tasks by message. When such a message is delivered again, its task does not run
+/// again. The key includes the body, because on a queue service a sender can choose the id of
+/// another message.
 #[derive(Debug, Default)]
 pub(crate) struct Undeleted(Mutex<Memory>);
 
@@ -35,7 +35,7 @@ struct Memory {
     order: VecDeque<Key>,
 }
 
-/// The id and the digest of the body of a message.
+/// The id of a message, and the digest of its body.
 type Key = (String, Digest);
 
 fn key(id: &str, body: &[u8]) -> Key {
@@ -43,14 +43,14 @@ fn key(id: &str, body: &[u8]) -> Key {
 }
 
 impl Undeleted {
-    /// How the task of a message ended, if it has.
+    /// The end of the task of a message, if it has ended.
     pub(crate) fn recall(&self, id: &str, body: &[u8]) -> Option<End> {
         let memory = self.0.lock();
-        // Most often nothing is remembered, and the body need not be hashed.
+        // Usually nothing is remembered, and then the body is not hashed.
         if memory.ends.is_empty() { None } else { memory.ends.get(&key(id, body)).cloned() }
     }
 
-    /// Remembers the end of a task, in place of what was known before.
+    /// Remembers the end of a task, and replaces an earlier one.
     pub(crate) fn remember(&self, id: &str, body: &[u8], end: End) {
         let key = key(id, body);
         let mut memory = self.0.lock();
@@ -64,7 +64,7 @@ impl Undeleted {
         }
     }
 
-    /// Forgets a message that is deleted.
+    /// Forgets a deleted message.
     pub(crate) fn forget(&self, id: &str, body: &[u8]) {
         let key = key(id, body);
         let mut memory = self.0.lock();

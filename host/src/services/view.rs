@@ -1,4 +1,4 @@
-//! What a host shows of itself, and the two loops that keep it up to date.
+//! The state that a host shows, and the two loops that update it.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,17 +12,17 @@ use crate::identity;
 use crate::report::HOST_INFO;
 use crate::words;
 
-/// The time between two looks at what changes slowly: the rate, minutes, slow tasks.
+/// The interval for updates of the rate, the minutes and slow tasks.
 const TICK: Duration = Duration::from_secs(1);
-/// The least time between two counts of the queue. Counting takes at most a fiftieth of the time.
+/// The minimum time between two counts of the queue. Counting takes at most a fiftieth of the time.
 const COUNT: Duration = Duration::from_secs(3);
-/// The same if each count is a request that costs money.
+/// The minimum time if each count is a paid request.
 const PAID_COUNT: Duration = Duration::from_secs(60);
-/// The outages that a snapshot has.
+/// The maximum number of outages in a snapshot.
 const MOST_OUTAGES: usize = 20;
 
 impl Services {
-    /// What the host is doing now, and what it has done.
+    /// The current state of the host.
     pub fn snapshot(&self) -> Snapshot {
         let activity = &self.activity;
         let in_flight = self.stats.in_flight.load(Relaxed);
@@ -68,7 +68,7 @@ impl Services {
         }
     }
 
-    /// The same with the last hour and the settings.
+    /// The current state of the host, the last hour, and the settings.
     pub fn view(&self, settings: &[Setting]) -> HostView {
         HostView {
             now: self.snapshot(),
@@ -85,12 +85,12 @@ impl Services {
         }
     }
 
-    /// Counts the queue, as often as that is cheap. Never returns.
+    /// Counts the queue repeatedly, at a rate that keeps the cost low. Never returns.
     pub async fn keep_counting(&self) {
         let often = if self.queue.requests().is_some() { PAID_COUNT } else { COUNT };
         loop {
             let start = Instant::now();
-            // An error is reported when the host leases, where it matters.
+            // Errors are ignored: leasing reports the same errors.
             if let Ok(counts) = self.queue.counts().await {
                 self.activity.counted(&counts, &self.stats);
             }

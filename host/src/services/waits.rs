@@ -1,4 +1,4 @@
-//! Waiting for a service that does not work, and saying which one that is.
+//! Waits for services that do not work, and names them.
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,11 +21,11 @@ fn receipts(doing: &'static str, bucket: &dyn Bucket) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "{doing} receipts in {bucket}"))
 }
 
-/// How often a host that leases nothing checks whether it can again.
+/// How often a host in an outage checks whether it can lease again.
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Services {
-    /// What keeps the host from working, in words. Empty if it works.
+    /// The problems that keep the host from working, as text. Empty if it works.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.failing();
         if self.draining.is_cancelled() {
@@ -34,7 +34,7 @@ impl Services {
         problems
     }
 
-    /// The services, operations and components that do not work now, in words.
+    /// The services, operations and components that do not work now, as text.
     pub(super) fn failing(&self) -> Vec<String> {
         let mut problems = self.outages.problems();
         problems.extend(self.catalog.problems());
@@ -42,7 +42,7 @@ impl Services {
     }
 
     /// The name of an outage of deleting or releasing messages of the task queue, which can fail
-    /// while leasing works. Formatted only when it is needed.
+    /// while leasing works. The text is formatted only when needed.
     pub(crate) fn settling(&self) -> impl fmt::Display {
         fmt::from_fn(|f| write!(f, "settling messages of {}", self.queue))
     }
@@ -62,12 +62,12 @@ impl Services {
         receipts("writing", &*self.bucket)
     }
 
-    /// Waits until the host can work on a task: one that can't only keeps tasks from other hosts.
-    /// An operation that can't be probed is tried by the next task; the task queue, by leasing.
+    /// Waits until the host can execute a task. Otherwise it would only keep tasks from other
+    /// hosts. The next task tries an operation that can't be probed; leasing tries the task queue.
     pub(crate) async fn wait_until_usable(&self) {
         while self.outages.any() {
             if self.outages.is_probing() || self.waiting.load(Relaxed) > 0 {
-                // Tasks that wait with a result try what can't be probed.
+                // Tasks that wait with a result try the operations that can't be probed.
                 self.outages.pause_for(LOOK).await;
                 continue;
             }
@@ -76,8 +76,8 @@ impl Services {
         }
     }
 
-    /// Waits with outputs until the bucket can be written. False when the time is over, the lease
-    /// is lost, or the host stops at once.
+    /// Waits with outputs until the bucket can be written. False if the time is over, the lease is
+    /// lost, or the host stops at once.
     pub(crate) async fn wait_to_write(&self, lease: &Lease, until: Instant) -> bool {
         let name = writing(&*self.bucket);
         while self.outages.is_out(&name) {
@@ -89,8 +89,8 @@ impl Services {
         true
     }
 
-    /// Waits with a result until a service may be tried again. False when the lease is lost or
-    /// the host stops at once.
+    /// Waits with a result until a service may be tried again. False if the lease is lost or the
+    /// host stops at once.
     pub(crate) async fn wait_with(&self, lease: &Lease, wait: Duration) -> bool {
         let _waiting = Gauge::enter(&self.waiting);
         tokio::select! {

@@ -1,4 +1,4 @@
-//! What a fleet did.
+//! The figures of a simulated fleet.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 use super::machine::Entries;
 use super::service::Requests;
 
-/// What a fleet did.
+/// The figures of a simulated fleet.
 #[derive(Debug)]
 pub(super) struct Figures {
     pub(super) tasks: usize,
     /// From the start to the end of the last task.
     pub(super) time: Duration,
-    /// The same of the ideal schedule.
+    /// The same time in the ideal schedule.
     pub(super) ideal: Duration,
     /// From the start until the queue was empty.
     pub(super) emptied: Duration,
     pub(super) requests: Requests,
     pub(super) entries: Entries,
-    /// The part of the slots' time for which a slot was free and a task for it was held elsewhere.
+    /// The share of slot time in which a slot was free while another host held a task for it.
     pub(super) free_while_held: f64,
-    /// Deliveries by the service of messages that were held.
+    /// How often the service delivered a message that was already held.
     pub(super) duplicates: u64,
-    /// Attempts that were charged to tasks.
+    /// Attempts that were counted for tasks.
     pub(super) charged: u64,
-    /// Tasks that were given up.
+    /// Tasks that were rejected.
     pub(super) given_up: u64,
     /// Leases that were lost.
     pub(super) lost: u64,
@@ -39,12 +39,12 @@ impl Figures {
         self.requests.all() as f64 / self.tasks as f64
     }
 
-    /// The time beyond the ideal schedule, as a part of it.
+    /// The time beyond the ideal schedule, as a fraction of that schedule.
     pub(super) fn time_lost(&self) -> f64 {
         self.time.as_secs_f64() / self.ideal.as_secs_f64() - 1.0
     }
 
-    /// All figures, as `cargo xtask bench` reads them.
+    /// All figures, in the format that `cargo xtask bench` reads.
     fn to_json(&self) -> Value {
         let Requests { receive, empty, delete, change, send, other, failed } = self.requests;
         let all = self.requests.all();

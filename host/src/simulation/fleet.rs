@@ -1,4 +1,4 @@
-//! Runs a fleet until its queue is empty, and counts.
+//! Runs a simulated fleet until its queue is empty, and collects the figures.
 
 use std::iter::repeat_n;
 use std::ops::Range;
@@ -29,49 +29,49 @@ use crate::services::{Opened, Services};
 use crate::spill::SpillDir;
 use crate::worker::{Stopped, Worker};
 
-/// The name of all tasks.
+/// The name of every task.
 const NAME: &str = "WAIT";
-/// How often, in the time of the ideal schedule, it is looked which slots are free.
+/// The number of samples of the free slots during the time of the ideal schedule.
 const LOOKS: u32 = 2_000;
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) hosts: usize,
     /// Slots of each host.
     pub(super) slots: usize,
     pub(super) tasks: usize,
-    /// The mean time of a task. Times vary by a fifth.
+    /// The mean duration of a task. Durations vary by a fifth.
     pub(super) length: Duration,
-    /// Decides the times of tasks, and what the service does.
+    /// Determines the durations of tasks and the random choices of the service.
     pub(super) seed: u64,
-    /// In the order of their times.
+    /// Sorted by time.
     pub(super) waves: Vec<Wave>,
-    /// When all requests to SQS fail.
+    /// The period in which all requests to SQS fail.
     pub(super) outage: Option<Range<Duration>>,
-    /// More arguments of `host run`.
+    /// Additional arguments of `host run`.
     pub(super) arguments: Vec<String>,
 }
 
-/// Hosts that are taken away at the same time.
+/// Hosts that are killed at the same time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wave {
     pub(super) at: Duration,
-    /// The part of all hosts that are left.
+    /// The share of the remaining hosts that this wave kills.
     pub(super) share: f64,
-    /// How long before its end a host is told to stop.
+    /// The time between the notice to a host and its end.
     pub(super) notice: Option<Duration>,
 }
 
 impl Wave {
-    /// When the hosts are gone.
+    /// When the hosts are killed.
     pub(super) fn death(&self) -> Duration {
         self.at + self.notice.unwrap_or_default()
     }
 }
 
 impl Plan {
-    /// The wave that takes each host, if one does.
+    /// For each host, the wave that kills it, if any.
     fn fates(&self) -> Vec<Option<Wave>> {
         let mut fates = Vec::new();
         for wave in &self.waves {
@@ -82,7 +82,7 @@ impl Plan {
         fates
     }
 
-    /// The time of each task. The clock knows whole milliseconds.
+    /// The duration of each task, in whole milliseconds, because the clock has no finer resolution.
     fn lengths(&self) -> Vec<Duration> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let millis = self.length.as_secs_f64() * 1e3;
@@ -114,7 +114,7 @@ impl Plan {
     }
 }
 
-/// What all hosts of the process share.
+/// The parts that all hosts of the process share.
 struct Common {
     config: Config,
     cache: Cache,
@@ -125,13 +125,13 @@ struct Common {
     books: Arc<Books>,
 }
 
-/// A host that has opened its queue.
+/// A host that has opened its queue and has not started to work.
 struct Ready {
     services: Arc<Services>,
     dead: CancellationToken,
 }
 
-/// A host that works.
+/// A running host.
 struct Host {
     services: Arc<Services>,
     drain: CancellationToken,
@@ -140,7 +140,7 @@ struct Host {
     run: JoinHandle<Stopped>,
 }
 
-/// Runs a fleet in a runtime of its own, until the queue is empty.
+/// Runs a fleet in its own runtime, until the queue is empty.
 pub(super) fn run(plan: &Plan) -> Figures {
     fastrand::seed(plan.seed);
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -196,7 +196,7 @@ async fn simulate(plan: &Plan) -> Figures {
 }
 
 impl Common {
-    /// Opens what hosts share. From then on the clock is virtual.
+    /// Opens the parts that hosts share, and makes the clock virtual.
     async fn open(plan: &Plan, lengths: &[Duration], root: &Path) -> Self {
         let cache = CacheOptions { dir: root.join("cache"), max_bytes: 1 << 30 };
         let cache = Cache::open(cache).expect("a cache");
@@ -237,8 +237,8 @@ impl Common {
         Ready { services: Arc::new(services), dead }
     }
 
-    /// Waits until `all` is over. Returns the part of the slots' time for which a slot was free and a
-    /// task for it was held elsewhere.
+    /// Waits until `all` is over. Returns the share of slot time in which a slot was free while
+    /// another host held a task for it.
     async fn watch(
         &self,
         all: impl Future<Output = ()>,
@@ -247,7 +247,7 @@ impl Common {
     ) -> f64 {
         let start = Instant::now();
         let look = (ideal / LOOKS).max(Duration::from_millis(1));
-        // A fleet that stands still would never end.
+        // A fleet that makes no progress would never end.
         let longest = ideal * 4 + Duration::from_secs(7200);
         let mut all = std::pin::pin!(tokio::time::timeout(longest, all));
         let (mut free_while_held, mut known) = (0, 0);
@@ -285,7 +285,7 @@ impl Ready {
 }
 
 impl Host {
-    /// Is taken away by the wave, if there is one.
+    /// Lets the wave kill this host, if there is one.
     async fn meet(&self, fate: Option<Wave>) {
         let Some(Wave { at, notice, .. }) = fate else { return };
         tokio::time::sleep(at).await;
@@ -293,7 +293,7 @@ impl Host {
             self.drain.cancel();
             tokio::time::sleep(notice).await;
         }
-        // From now on nobody hears of it.
+        // From now on the host's requests reach nothing.
         self.dead.cancel();
         self.kill.cancel();
     }

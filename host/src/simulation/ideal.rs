@@ -1,5 +1,6 @@
-//! The ideal schedule: each task starts on the slot that is free first, without a moment between.
-//! Nobody knows which hosts will die, and a task that was running on one starts again at once.
+//! The ideal schedule: each task starts on the first free slot, without any delay. The schedule
+//! does not know which hosts will be killed. A task that was running on a killed host starts again
+//! at once.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use super::fleet::Wave;
 
-/// How long these tasks take on slots of which waves take some.
+/// How long these tasks take on these slots, some of which are lost to waves.
 pub(super) fn time(lengths: &[Duration], slots: &[Option<Wave>]) -> Duration {
     let mut free: BinaryHeap<Reverse<(Duration, usize)>> =
         (0..slots.len()).map(|slot| Reverse((Duration::ZERO, slot))).collect();
     let mut next = 0;
-    // Tasks whose host has died, and when.
+    // Tasks whose host was killed: the time of the loss and the duration.
     let mut again: BinaryHeap<Reverse<(Duration, Duration)>> = BinaryHeap::new();
     let mut last = Duration::ZERO;
     while let Some(Reverse((now, slot))) = free.pop() {
@@ -30,7 +31,7 @@ pub(super) fn time(lengths: &[Duration], slots: &[Option<Wave>]) -> Duration {
         };
         let end = start + length;
         match slots[slot] {
-            // What can't end after a notice does not start.
+            // After a notice, a task that can't end in time does not start.
             Some(wave) if start >= wave.at && end > wave.death() => {
                 again.push(Reverse((start, length)));
             }
@@ -53,9 +54,10 @@ fn the_ideal_schedule_leaves_no_slot_free_and_runs_again_what_a_wave_takes() {
         let wave = Some(Wave { at, share: 0.5, notice });
         time(&lengths, &[wave, wave, None, None])
     };
-    // Two slots die during their second tasks. After two seconds four tasks are left for two slots.
+    // Two slots are lost during their second tasks. After two seconds, four tasks are left for two
+    // slots.
     assert_eq!(halved(second * 3 / 2, None), 4 * second);
     assert_eq!(halved(second * 5 / 2, None), 7 * second / 2);
-    // No second task begins on the two.
+    // No second task starts on these two slots.
     assert_eq!(halved(second / 2, Some(second)), 4 * second);
 }

@@ -1,4 +1,4 @@
-//! What takes the place of a host's threads and guests, and the books of all hosts' executions.
+//! Simulates the slots and guests of a host, and records the executions of all hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::sandbox::{
     CallTimes, Confinement, Execute, Execution, FileUse, Job, Log, Mode, RunError,
 };
 
-/// The slots of one host. A task takes one for its time, and leaves no outputs.
+/// The slots of one host. A task occupies a slot for its duration and leaves no outputs.
 pub(super) struct Machine {
     slots: Semaphore,
     /// Cancelled when the host dies.
@@ -24,25 +24,25 @@ pub(super) struct Machine {
 
 /// All executions of the fleet.
 pub(super) struct Books {
-    /// The time of each task, by its number.
+    /// The duration of each task, by its number.
     lengths: Vec<Duration>,
     entries: Mutex<Entries>,
 }
 
-/// What executions came to.
+/// The counts and times of executions.
 #[derive(Debug, Clone)]
 pub(super) struct Entries {
-    /// How often each task ran to its end.
+    /// The number of complete executions of each task.
     ended: Vec<u8>,
-    /// Executions under way.
+    /// Executions that are running.
     pub(super) running: usize,
-    /// Executions that ran to their end.
+    /// Complete executions.
     pub(super) whole: u64,
-    /// Executions that were cut short.
+    /// Executions that were interrupted.
     pub(super) cut: u64,
-    /// The time of executions that were cut short.
+    /// The total time of interrupted executions.
     pub(super) cut_time: Duration,
-    /// When the last task ran to its end for the first time.
+    /// When the last task completed its first execution.
     pub(super) last_end: Instant,
 }
 
@@ -69,12 +69,12 @@ impl Books {
 }
 
 impl Entries {
-    /// Tasks that never ran to their end.
+    /// Tasks without a complete execution.
     pub(super) fn undone(&self) -> usize {
         self.ended.iter().filter(|times| **times == 0).count()
     }
 
-    /// Whole executions of tasks that had been done.
+    /// Complete executions of tasks that had already been executed completely.
     pub(super) fn again(&self) -> u64 {
         self.ended.iter().map(|times| u64::from(times.saturating_sub(1))).sum()
     }

@@ -1,7 +1,9 @@
-//! SQS for a simulated fleet: one standard queue of a million messages, with the service's rules.
+//! Simulates SQS for a fleet: one standard queue of up to a million messages, with the rules of the
+//! service.
 //!
-//! It answers below the SDK, without sockets. Requests take some milliseconds each way. Receives
-//! sometimes bring fewer messages than there are, and a few messages are delivered twice.
+//! The service answers below the SDK, without sockets. Requests and answers take some milliseconds
+//! each. A receive sometimes returns fewer messages than there are, and a few messages are
+//! delivered twice.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -22,20 +24,20 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The most messages in flight.
+/// The maximum number of messages in flight.
 const MOST_IN_FLIGHT: usize = 120_000;
-/// The time that a request or an answer is under way: at least, and at most.
+/// The latency of a request or an answer, in milliseconds.
 const WAY: Range<u64> = 4..12;
-/// The part of receives that bring fewer messages than there are.
+/// The share of receives that return fewer messages than there are.
 const SHORT_ANSWERS: f64 = 0.1;
-/// The part of deliveries after which the message stays visible.
+/// The share of deliveries that leave the message visible.
 const DUPLICATES: f64 = 1e-5;
 
-/// Requests by kind, as the service sees them.
+/// Requests by kind, counted by the service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
     pub(super) receive: u64,
-    /// Receives that brought nothing.
+    /// Receives that returned no message.
     pub(super) empty: u64,
     pub(super) delete: u64,
     /// Renewals, and releases without a new copy.
@@ -43,7 +45,7 @@ pub(super) struct Requests {
     /// Releases with a new copy.
     pub(super) send: u64,
     pub(super) other: u64,
-    /// Those of the others that met an outage.
+    /// Requests of all kinds that failed in an outage.
     pub(super) failed: u64,
 }
 
@@ -60,7 +62,7 @@ pub(super) struct Service(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Notified when a message is to become visible before all others.
+    /// Notified when a message will become visible before all other hidden ones.
     hurry: Notify,
     /// Notified when the last message is deleted.
     emptied: Notify,
@@ -70,9 +72,9 @@ struct Shared {
 struct Queue {
     random: fastrand::Rng,
     messages: Vec<Option<Message>>,
-    /// Messages that can be received, and whether another receive holds them already.
+    /// Messages that can be received, and whether another receive already holds them.
     visible: VecDeque<(usize, bool)>,
-    /// When hidden messages become visible. Some of the entries no longer hold.
+    /// When hidden messages become visible. Some of the entries are outdated.
     hidden: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Long polls that wait for a message.
     polls: VecDeque<Poll>,
@@ -89,7 +91,7 @@ struct Message {
     body: String,
     attributes: Value,
     receives: u32,
-    /// The number of the last receive. 0: never received.
+    /// The number of the last receive of this message. 0: never received.
     receive: u64,
     hidden_until: Option<Instant>,
 }
@@ -135,7 +137,7 @@ impl Service {
         service
     }
 
-    /// Counts requests from now on. All requests fail during `outage`.
+    /// Resets the request counts. All requests fail during `outage`.
     pub(super) fn start(&self, outage: Option<Range<Instant>>) {
         let mut queue = self.0.queue.lock();
         queue.requests = Requests::default();
@@ -167,12 +169,12 @@ impl Service {
         self.0.queue.lock().left
     }
 
-    /// Deliveries of messages that another receive held.
+    /// Deliveries of messages that another receive already held.
     pub(super) fn duplicates(&self) -> u64 {
         self.0.queue.lock().duplicates
     }
 
-    /// Shows messages whose leases have ended to the polls that wait.
+    /// Makes messages visible when their leases expire, and gives them to waiting polls.
     async fn keep_time(self) {
         loop {
             let next = {
@@ -243,7 +245,7 @@ impl Service {
         Ok(response(200, &output))
     }
 
-    /// None during an outage.
+    /// Receives messages. `None` during an outage.
     async fn receive(&self, input: &Value) -> Option<Vec<Value>> {
         let number = |name: &str| input[name].as_u64().unwrap_or(0);
         let max = number("MaxNumberOfMessages") as usize;
@@ -296,7 +298,7 @@ impl Queue {
         self.outage.as_ref().is_some_and(|outage| outage.contains(&now))
     }
 
-    /// When the next message becomes visible, in an order in which never is last.
+    /// When the next message becomes visible, in a form that sorts "never" last.
     fn next(&self) -> (bool, Option<Instant>) {
         let next = self.hidden.peek().map(|Reverse((at, _))| *at);
         (next.is_none(), next)
@@ -318,7 +320,7 @@ impl Queue {
         }
         while !self.is_out(now) && !self.visible.is_empty() && self.in_flight < MOST_IN_FLIGHT {
             let Some(poll) = self.polls.pop_front() else { return };
-            // Those whose time is over have closed their channel.
+            // Polls that timed out have closed their channel.
             if poll.answer.is_closed() {
                 continue;
             }
@@ -449,11 +451,11 @@ impl Queue {
     }
 }
 
-/// One host's way to the service.
+/// One host's connection to the service.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) service: Service,
-    /// Cancelled when the host dies: nothing leaves it, and nothing arrives.
+    /// Cancelled when the host dies. The connection then sends and receives nothing.
     pub(super) dead: CancellationToken,
 }
 

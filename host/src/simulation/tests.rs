@@ -1,4 +1,4 @@
-//! What must hold for a small fleet, and the figures of a large one.
+//! Requirements for a small simulated fleet, and the figures of a large one.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The variable with the arguments of [`Large`].
+/// The environment variable with the arguments of [`Large`].
 const FLEET: &str = "TASK_HOST_FLEET";
 
 /// A fleet of any size.
@@ -66,7 +66,7 @@ fn a_large_fleet() {
     println!("{}", fleet::run(&Large::parse_from(arguments.split_whitespace()).plan()));
 }
 
-/// Ten hosts with four slots.
+/// Ten hosts with four slots each.
 fn small(tasks: usize, length: Duration) -> Plan {
     Plan {
         hosts: 10,

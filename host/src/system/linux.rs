@@ -1,4 +1,4 @@
-//! Linux.
+//! System calls on Linux.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -21,35 +21,36 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Identity, duration};
 
-/// For reading a file without a record that it was used. Only its owner may.
+/// The flag for reading a file without changing its access time. Only the file's owner may use it.
 pub const IS_NO_USE: OFlags = OFlags::NOATIME;
 
-/// Device and inode of a file.
+/// The device and inode of a file.
 pub fn place(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-/// The kind of a file, and its permissions.
+/// The kind and permissions of a file.
 pub fn mode(stat: &Stat) -> u32 {
     stat.st_mode
 }
 
-/// When a file was last read: seconds and nanoseconds since 1970.
+/// The time of a file's last read, in seconds and nanoseconds since 1970.
 pub fn used(stat: &Stat) -> (i64, u64) {
     (stat.st_atime, stat.st_atime_nsec)
 }
 
-/// When a file was last written: seconds and nanoseconds since 1970.
+/// The time of a file's last write, in seconds and nanoseconds since 1970.
 pub fn modified(stat: &Stat) -> (i64, u64) {
     (stat.st_mtime, stat.st_mtime_nsec)
 }
 
-/// True for the error of a file system whose structure is damaged.
+/// Whether an error means that the structure of the file system is damaged.
 pub fn is_damage(errno: Errno) -> bool {
     errno == Errno::UCLEAN
 }
 
-/// The identity of what `path` leads to from `dir`; of `dir` itself if the path is empty.
+/// The identity of the file or directory at `path` relative to `dir`, or of `dir` if the path is
+/// empty.
 pub fn identify(dir: impl AsFd, path: &Path) -> Result<Identity, Errno> {
     let is_dir = path.as_os_str().is_empty();
     let flags = if is_dir { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
@@ -75,17 +76,17 @@ pub fn mount_of(path: &Path) -> Option<u64> {
 /// Makes `to` a copy of `from` that shares its blocks.
 ///
 /// # Errors
-/// When the file system can't do that.
+/// When the file system does not support shared blocks.
 pub fn share_blocks(to: &File, from: &File) -> Result<(), Errno> {
     ioctl_ficlone(to, from)
 }
 
-/// Asks the system to read an open file into memory that it can free at any time.
+/// Asks the system to read an open file into the page cache.
 pub fn read_ahead(file: &File) {
     let _ = fadvise(file, 0, None, Advice::WillNeed);
 }
 
-/// Writes to the disk all that was written to the file system of a directory.
+/// Syncs the file system of a directory to the disk.
 pub fn sync_file_system(dir: impl AsFd) -> Result<(), Errno> {
     syncfs(dir)
 }
@@ -93,33 +94,34 @@ pub fn sync_file_system(dir: impl AsFd) -> Result<(), Errno> {
 /// A new file without a name, for writing.
 ///
 /// # Errors
-/// `OPNOTSUPP`, `ISDIR`, `NOENT` or `INVAL` when the file system has no such files.
+/// `OPNOTSUPP`, `ISDIR`, `NOENT` or `INVAL` when the file system does not support such files.
 pub fn open_unnamed(dir: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     openat(dir, path, flags, Mode::RUSR | Mode::WUSR)
 }
 
-/// A new file in memory, and the path by which this process and those that it starts can open it.
+/// A new file in memory, and a path at which this process and the processes that it starts can open
+/// it.
 pub fn file_in_memory(name: &str) -> io::Result<(File, PathBuf)> {
     let file = File::from(memfd_create(name, MemfdFlags::empty())?);
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     Ok((file, path))
 }
 
-/// Ends a connection whose other end does not confirm for so long what was sent to it.
+/// Sets how long a connection lasts while its other end does not confirm sent data.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub fn limit_silence(socket: &SockRef<'_>, time: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(time))
 }
 
-/// True for the error of a file system that has no such call, or no such kind of it.
+/// Whether an error means that the file system does not support a call or an option of the call.
 pub fn is_unsupported(errno: Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
-/// A path that leads to this program, also after its file was replaced.
+/// A path that leads to this program, even after its file was replaced.
 pub fn this_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
@@ -135,7 +137,7 @@ pub fn suspended() -> Duration {
     since_boot(ClockId::Boottime).saturating_sub(awake)
 }
 
-/// The memory of the machine in bytes, by the files below `root`.
+/// The memory of the machine in bytes, from the files below `root`.
 pub fn memory(root: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -143,14 +145,14 @@ pub fn memory(root: &Path) -> Option<u64> {
     Some(kib.saturating_mul(1 << 10))
 }
 
-/// Calls `each` for every entry of a directory, from its start, also for `.` and `..`.
+/// Calls `each` for every entry of a directory from its start, including `.` and `..`.
 ///
-/// `dir` needs an open file description of its own, because its position moves.
+/// Moves the position of `dir`, so `dir` must not share its open file description.
 pub fn for_each_entry<E: From<Errno>>(
     dir: BorrowedFd<'_>,
     mut each: impl FnMut(&CStr, FileType) -> Result<(), E>,
 ) -> Result<(), E> {
-    // Room for at least one name of the greatest length; most directories fit.
+    // Has room for at least one name of the maximum length. Most directories fit.
     let mut buffer = [MaybeUninit::uninit(); 4096];
     seek(dir, SeekFrom::Start(0))?;
     let mut entries = RawDir::new(dir, &mut buffer);
@@ -161,7 +163,7 @@ pub fn for_each_entry<E: From<Errno>>(
     Ok(())
 }
 
-/// A listing of a directory that reads one piece after the other.
+/// A listing of a directory that reads one piece at a time.
 #[derive(Debug)]
 pub struct Pieces {
     dir: OwnedFd,
@@ -172,12 +174,13 @@ impl Pieces {
     /// The size of a piece in bytes: room for about 4,000 names.
     const SIZE: usize = 256 * 1024;
 
-    /// Begins where `dir` is. It needs an open file description of its own.
+    /// Begins at the position of `dir`, which must not share its open file description.
     pub fn of(dir: OwnedFd) -> Result<Self, Errno> {
         Ok(Self { dir, buffer: vec![MaybeUninit::uninit(); Self::SIZE] })
     }
 
-    /// Calls `each` for every entry of the next piece, and with the directory. Returns whether there may be more.
+    /// Calls `each` with the directory and each entry of the next piece. Returns whether there may
+    /// be more entries.
     pub fn next(
         &mut self,
         mut each: impl FnMut(BorrowedFd<'_>, &CStr, FileType),
@@ -215,8 +218,8 @@ impl Watch {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         inotify::add_watch(&fd, dir, flags)?;
-        // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and `Watch`
-        // never replaces it.
+        // SAFETY: an `OwnedFd` stays the same open descriptor while it exists, and `Watch` never
+        // replaces it.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(|_| Errno::IO)?;
         Ok(Self(fd))
     }
@@ -224,7 +227,7 @@ impl Watch {
     /// Waits until there are events to [`read`](Watch::read).
     pub async fn changed(&self) {
         if self.0.readable().await.is_err() {
-            // The runtime is shutting down; the caller's timer remains.
+            // The runtime is shutting down. The caller has a timer too.
             std::future::pending::<()>().await;
         }
     }
@@ -246,7 +249,7 @@ impl Watch {
                         }
                     }
                     Err(Errno::INTR) => {}
-                    // No more events; the error makes `changed` wait again.
+                    // There are no more events. The error makes `changed` wait again.
                     Err(errno) => return Err::<(), _>(errno.into()),
                 }
             }

@@ -1,4 +1,4 @@
-//! macOS.
+//! System calls on macOS.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -16,35 +16,37 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::{Identity, duration};
 
-/// For reading a file without a record that it was used, which macOS has not.
+/// The flag for reading a file without changing its access time. macOS has no such flag.
 pub const IS_NO_USE: OFlags = OFlags::empty();
 
-/// Device and inode of a file.
+/// The device and inode of a file.
 pub fn place(stat: &Stat) -> (u64, u64) {
     (u64::from(stat.st_dev.cast_unsigned()), stat.st_ino)
 }
 
-/// The kind of a file, and its permissions.
+/// The kind and permissions of a file.
 pub fn mode(stat: &Stat) -> u32 {
     u32::from(stat.st_mode)
 }
 
-/// When a file was last read: seconds and nanoseconds since 1970.
+/// The time of a file's last read, in seconds and nanoseconds since 1970.
 pub fn used(stat: &Stat) -> (i64, u64) {
     (stat.st_atime, u64::try_from(stat.st_atime_nsec).unwrap_or_default())
 }
 
-/// When a file was last written: seconds and nanoseconds since 1970.
+/// The time of a file's last write, in seconds and nanoseconds since 1970.
 pub fn modified(stat: &Stat) -> (i64, u64) {
     (stat.st_mtime, u64::try_from(stat.st_mtime_nsec).unwrap_or_default())
 }
 
-/// macOS reports a damaged file system by no error of its own.
+/// Whether an error means that the structure of the file system is damaged. macOS has no such
+/// error.
 pub fn is_damage(_errno: Errno) -> bool {
     false
 }
 
-/// The identity of what `path` leads to from `dir`; of `dir` itself if the path is empty.
+/// The identity of the file or directory at `path` relative to `dir`, or of `dir` if the path is
+/// empty.
 pub fn identify(dir: impl AsFd, path: &Path) -> Result<Identity, Errno> {
     let stat = match path.as_os_str().is_empty() {
         true => fstat(dir)?,
@@ -54,13 +56,13 @@ pub fn identify(dir: impl AsFd, path: &Path) -> Result<Identity, Errno> {
     Ok(Identity { device, inode, mount: 0 })
 }
 
-/// macOS has no numbers of mounts.
+/// The number of the mount that a path leads to. macOS has no such numbers.
 pub fn mount_of(_path: &Path) -> Option<u64> {
     None
 }
 
-/// Makes `to` a copy of `from` that shares its blocks. macOS does that only for a file that does not
-/// exist yet.
+/// Makes `to` a copy of `from` that shares its blocks. macOS supports this only if the copy does
+/// not exist yet.
 ///
 /// # Errors
 /// Always.
@@ -68,20 +70,20 @@ pub fn share_blocks(_to: &File, _from: &File) -> Result<(), Errno> {
     Err(Errno::NOTSUP)
 }
 
-/// Asks the system to read an open file into memory. macOS reads ahead by itself.
+/// Asks the system to read an open file into the page cache. Does nothing on macOS.
 pub fn read_ahead(_file: &File) {}
 
-/// Writes to the disk all that was written to the file system of a directory.
+/// Syncs the file system of a directory to the disk.
 pub fn sync_file_system(dir: impl AsFd) -> Result<(), Errno> {
-    // Begins to write all files; the other call waits until the disk has written them.
+    // `sync` starts to write all files. `fcntl_fullfsync` waits until the disk has written them.
     rustix::fs::sync();
     fcntl_fullfsync(dir)
 }
 
-/// A new file without a name, for writing: it is removed at once.
+/// A new file without a name, for writing. The file is created with a name and removed at once.
 ///
 /// # Errors
-/// The system's, if the file can't be made.
+/// The system's error, if the file can't be created.
 pub fn open_unnamed(dir: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(dir, path, flags, Mode::empty())?;
@@ -92,20 +94,20 @@ pub fn open_unnamed(dir: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// A new file in memory, which macOS has not.
+/// A new file in memory. macOS has no such files.
 pub fn file_in_memory(_name: &str) -> io::Result<(File, PathBuf)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Ends a connection whose other end does not answer for so long.
+/// Sets how long a connection may be silent before the system checks whether its other end answers.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub fn limit_silence(socket: &SockRef<'_>, time: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
 }
 
-/// True for the error of a file system that has no such call, or no such kind of it.
+/// Whether an error means that the file system does not support a call or an option of the call.
 pub fn is_unsupported(errno: Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOTSUP)
 }
@@ -115,7 +117,7 @@ pub fn this_program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("host"))
 }
 
-/// How long the machine has been asleep since it booted.
+/// How long the machine has been suspended since it booted.
 pub fn suspended() -> Duration {
     let since_boot = |clock| {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -145,7 +147,7 @@ pub fn memory(_root: &Path) -> Option<u64> {
     (failed == 0).then_some(bytes)
 }
 
-/// Calls `each` for every entry of a directory, also for `.` and `..`.
+/// Calls `each` for every entry of a directory, including `.` and `..`.
 pub fn for_each_entry<E: From<Errno>>(
     dir: BorrowedFd<'_>,
     mut each: impl FnMut(&CStr, FileType) -> Result<(), E>,
@@ -157,7 +159,7 @@ pub fn for_each_entry<E: From<Errno>>(
     Ok(())
 }
 
-/// A listing of a directory that reads one piece after the other.
+/// A listing of a directory that reads one piece at a time.
 #[derive(Debug)]
 pub struct Pieces(Dir);
 
@@ -170,7 +172,8 @@ impl Pieces {
         Ok(Self(Dir::new(dir)?))
     }
 
-    /// Calls `each` for every entry of the next piece, and with the directory. Returns whether there may be more.
+    /// Calls `each` with the directory and each entry of the next piece. Returns whether there may
+    /// be more entries.
     pub fn next(
         &mut self,
         mut each: impl FnMut(BorrowedFd<'_>, &CStr, FileType),
@@ -184,18 +187,18 @@ impl Pieces {
     }
 }
 
-/// Notifications about new files in a directory, of which there are none: who waits for a file
-/// lists the directory.
+/// Notifications about new files in a directory. They are not implemented on macOS, so callers list
+/// the directory.
 #[derive(Debug)]
 pub struct Watch;
 
 impl Watch {
-    /// Always `NOSYS`.
+    /// Always fails with `NOSYS`.
     pub fn begin(_dir: &Path) -> Result<Self, Errno> {
         Err(Errno::NOSYS)
     }
 
-    /// Waits for ever.
+    /// Waits forever.
     pub async fn changed(&self) {
         std::future::pending().await
     }

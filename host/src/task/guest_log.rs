@@ -1,7 +1,7 @@
-//! Logs what a guest prints, line by line, when it prints it.
+//! Logs what a guest prints, line by line, as it prints.
 //!
-//! The macros of the SDK put a level before a line, and so do most log libraries. A line without
-//! one is a detail.
+//! The SDK's macros and most log libraries put a level before each line. A line without a level is
+//! logged at level DEBUG.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use tracing::{Level, Span};
 
 use crate::sandbox::{Limits, Tee};
 
-/// The most bytes of a line. A longer line is logged in pieces.
+/// The most bytes of a log line. A longer line is logged in pieces.
 const LINE: usize = 8 << 10;
 /// The target of these log lines.
 const TARGET: &str = "guest";
 
-/// Logs the output of a guest within the current span, if any of it is to be logged.
+/// Logs a guest's output within the current span. None if no level of the target is enabled.
 pub(super) fn tee(limits: &Limits) -> Option<Tee> {
     if !tracing::enabled!(target: TARGET, Level::ERROR) {
         return None;
@@ -31,7 +31,7 @@ pub(super) fn tee(limits: &Limits) -> Option<Tee> {
 /// The output of one guest.
 struct GuestLog {
     span: Span,
-    /// The most bytes that are logged.
+    /// The most bytes of output that are logged.
     left: u64,
     lines: Mutex<Lines>,
 }
@@ -39,9 +39,9 @@ struct GuestLog {
 /// Cuts bytes into lines.
 #[derive(Debug, Default)]
 struct Lines {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line that has not ended yet.
     begun: Vec<u8>,
-    /// Bytes of the lines before.
+    /// Bytes taken so far.
     taken: u64,
 }
 
@@ -73,8 +73,8 @@ impl Drop for GuestLog {
 }
 
 impl Lines {
-    /// Calls `each` for every line that is complete. After `most` bytes, says so once and takes
-    /// nothing more.
+    /// Calls `each` for every complete line. After `most` bytes, passes one warning to `each` and
+    /// ignores further bytes.
     fn take(&mut self, bytes: &[u8], most: u64, each: impl Fn(&[u8])) {
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             if self.taken > most {
@@ -111,7 +111,8 @@ impl Lines {
     }
 }
 
-/// The level that a line begins with, such as `WARN ` or `[error] `, and the rest.
+/// The level that a line begins with, such as `WARN ` or `[error] `, and the rest of the line.
+/// DEBUG and the whole line if there is no level.
 fn level(line: &str) -> (Level, &str) {
     let word_end = line.find([' ', ':']).unwrap_or(line.len());
     let word = line[..word_end].trim_start_matches('[').trim_end_matches(']');

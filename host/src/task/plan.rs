@@ -1,4 +1,4 @@
-//! The inputs that a task names itself: calls the guest's `plan`, and brings what it asks for.
+//! Calls a guest's `plan`, and brings the inputs that it names.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,47 +15,47 @@ use crate::needs::{Gathered, MOST_CALLS, PlanError, Reach};
 use crate::prefetch::{Brought, Prefetch, PrefetchError};
 use crate::sandbox::{Calls, Execute, Execution, Guest, Input, Job, Limits, Needs, RunError, Tee};
 
-/// What planning needs of its surroundings.
+/// The services that planning uses.
 pub struct Planner<'a> {
-    /// Where the guest runs.
+    /// Runs the guest.
     pub sandbox: &'a dyn Execute,
-    /// Where inputs come from.
+    /// Fetches inputs.
     pub inputs: &'a Prefetch,
-    /// Where plans may read.
+    /// The keys that plans may name.
     pub reach: &'a Reach,
 }
 
-/// A guest that plans.
+/// The plan's calls of one task.
 pub struct Planning {
     /// The guest, which [has a plan](Guest::has_plan).
     pub guest: Guest,
-    /// Its task as the message has it.
+    /// The task as decoded from the message.
     pub task: Arc<Task>,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The limits of an execution. Those of a plan are narrower.
+    /// The limits of an execution. A plan has lower limits.
     pub limits: Arc<Limits>,
-    /// Where the guest's output goes at once.
+    /// Receives the guest's output as it is printed.
     pub tee: Option<Tee>,
 }
 
-/// Records when a guest runs, so that a task whose plan kills its hosts is given up in the end.
+/// Records when a plan runs, so that a task whose plan kills its hosts is rejected in the end.
 #[async_trait]
 pub trait Record: Send {
-    /// A call begins.
+    /// Records that a call begins.
     ///
     /// # Errors
-    /// When that could not be recorded.
+    /// If the call could not be recorded.
     async fn begins(&mut self) -> Result<(), Failure>;
 
-    /// The call has returned, and was no attempt.
+    /// Records that the call has returned, and was not an attempt.
     ///
     /// # Errors
-    /// When that could not be recorded.
+    /// If the return could not be recorded.
     async fn returns(&mut self) -> Result<(), Failure>;
 }
 
-/// For a task that is not leased.
+/// Records nothing, for a task that is not leased.
 pub struct Unrecorded;
 
 #[async_trait]
@@ -69,11 +69,11 @@ impl Record for Unrecorded {
     }
 }
 
-/// Why a task has no plan.
+/// Why planning failed.
 pub struct Unplanned {
     /// The failure.
     pub failure: Failure,
-    /// The call that failed, if one did.
+    /// The execution of the call that failed, if a call failed.
     pub execution: Option<Box<Execution>>,
 }
 
@@ -84,13 +84,13 @@ impl<E: Into<Failure>> From<E> for Unplanned {
 }
 
 impl<'a> Planner<'a> {
-    /// Calls the plan until it asks for no further call, and brings all inputs. `brought` are those
-    /// of the message. The task that is returned is for the guest: its inputs are those that are
-    /// there. Dropping the future ends the guest.
+    /// Calls the plan until it asks for no further call, and brings all inputs. `brought` are the
+    /// inputs of the message. Returns the task for the guest, whose inputs are those that exist.
+    /// Dropping the future ends the guest.
     ///
     /// # Errors
-    /// When a call fails, when it asks for what it may not have, when an input can't be had, or when
-    /// one was replaced after the plan had seen it.
+    /// If a call fails, names an input that it may not read, or names an input that can't be
+    /// fetched, or if an input was replaced after the plan had read it.
     pub async fn bring(
         &self,
         planning: Planning,
@@ -104,7 +104,7 @@ impl<'a> Planner<'a> {
             let inputs = std::mem::take(&mut brought.inputs);
             record.begins().await?;
             let needs = self.call(&planning, listed, inputs).await;
-            // Whatever the plan made of an input that was changed while it read it.
+            // An input that changed while the plan read it makes any result invalid.
             brought.in_place.check()?;
             let needs = needs?;
             record.returns().await?;
@@ -112,7 +112,7 @@ impl<'a> Planner<'a> {
             let seen: HashMap<BucketKey, Version> =
                 brought.objects.drain(..).map(|object| (object.key, object.version)).collect();
             let before = brought.fetched;
-            // Two tasks that each held a part of the bytes they need would wait for each other.
+            // Two tasks that each hold some prefetch bytes and need more would wait for each other.
             drop(brought.ahead.take());
             brought = self.inputs.bring_all(gathered.wanted()).await?;
             brought.fetched = brought.fetched.after(before);
@@ -162,7 +162,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Checks that the inputs that a plan has seen are those that the task will read.
+/// Checks that no input was replaced since the plan read it.
 fn check_unchanged(
     brought: &Brought<'_>,
     seen: &HashMap<BucketKey, Version>,

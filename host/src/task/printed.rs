@@ -1,4 +1,4 @@
-//! Stores what an attempt printed as an object, if it is wanted.
+//! Stores what an attempt printed as an object in the bucket, if `--logs` is set.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::verdict::Verdict;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Attempt {
-    /// Stores the log of an attempt that was judged. A log that can't be stored is a warning, and
-    /// changes nothing for the task.
+    /// Stores the log of an attempt that succeeded or failed. If it can't be stored, logs a
+    /// warning; the verdict stays the same.
     pub(super) async fn store_log(&self, services: &Services, lease: &Lease, verdict: &Verdict) {
         let (Some(prefix), Some(task)) = (&services.config.data.logs, &self.task) else { return };
         if !verdict.is_of_the_task() || self.log.text.is_empty() {
@@ -38,7 +38,7 @@ impl Attempt {
             }
             Err(problem) => problem,
         };
-        // Every task would say the same.
+        // Warn once: all tasks have the same problem.
         match services.logs_fail.swap(true, Relaxed) {
             false => tracing::warn!("the log of a task could not be stored: {problem}"),
             true => tracing::debug!("the log of a task could not be stored: {problem}"),
@@ -54,7 +54,7 @@ fn key(prefix: &Prefix, task: &Task, message: &str, attempt: u32) -> Result<Buck
     key.map_err(|error| format!("its key {path:?} {error}"))
 }
 
-/// The text of a log, and how much is missing before it.
+/// The text of a log, after a note of how many bytes are missing before it.
 fn whole(log: &Log) -> Vec<u8> {
     match log.dropped {
         0 => log.text.clone().into_bytes(),

@@ -1,8 +1,8 @@
-//! The receipt of a task: read before the task starts and before its outputs are published, and
-//! left when they are.
+//! Reads the receipt of a task before the task starts and before its outputs are published, and
+//! writes it after they are published.
 //!
-//! Of two attempts, the first to leave a receipt wins. The other publishes nothing once it sees the
-//! receipt. A host that can't read or write a receipt waits with the result, as it does with a
+//! Of two attempts, the first to write a receipt wins. The other publishes nothing once it sees the
+//! receipt. A host that can't read or write a receipt keeps the result and tries again, as with a
 //! report.
 
 use std::io::{self, Seek};
@@ -25,22 +25,22 @@ use crate::receipt::{self, Draft, Found, ReadInput, Receipt, Receipts, Unusable}
 use crate::sandbox::{Input, InputContent, RunError};
 use crate::services::Services;
 
-/// Where the receipt of a task belongs.
+/// The place of a task's receipt, and what was found there.
 pub(super) struct ReceiptPlace {
     receipts: Receipts,
     /// The digest of the task's content.
     content: Digest,
-    /// What was there and does not count: a receipt of something that has changed since, or
-    /// something that is no receipt.
+    /// The object that the new receipt replaces: a receipt whose component or inputs have changed
+    /// since, or an object that is not a receipt.
     replaces: Option<Revision>,
-    /// The receipt of a task that named inputs itself. It counts if the plan still names the same
-    /// ones, and they are unchanged.
+    /// The receipt of a task that named inputs itself. It is valid if the plan names the same
+    /// inputs again, and these are unchanged.
     planned: Option<Receipt>,
     /// Whether the task names inputs itself.
     has_plan: bool,
 }
 
-/// What a task reads, for its receipt.
+/// The inputs of a task, for its receipt.
 pub(crate) struct Inputs(Vec<(BucketKey, InputContent, ReadObject)>);
 
 impl Inputs {
@@ -51,7 +51,7 @@ impl Inputs {
         Self(each.collect())
     }
 
-    /// The digests of what the task read.
+    /// The keys and digests of the inputs, sorted by key.
     pub(crate) async fn facts(self) -> Result<Vec<ReadInput>, Failure> {
         let mut facts = Vec::with_capacity(self.0.len());
         for (path, content, ReadObject { key, version }) in self.0 {
@@ -80,7 +80,7 @@ impl Inputs {
 }
 
 impl Attempt {
-    /// What the task published, if its receipt says that it is done.
+    /// The published outputs, if the task's receipt says that it is done.
     pub(super) async fn done_before(
         &mut self,
         services: &Services,
@@ -129,7 +129,7 @@ impl Attempt {
         }
     }
 
-    /// What the task published, if its receipt says so and its plan names the inputs of the receipt.
+    /// The published outputs, if the task has a receipt and its plan names the receipt's inputs.
     pub(super) async fn done_before_as_planned(
         &mut self,
         component: &Ready,
@@ -149,7 +149,7 @@ impl Attempt {
         Ok((read(&now) == read(&receipt.inputs)).then(|| receipt.published()))
     }
 
-    /// What another attempt has published since this one started, if its receipt is there.
+    /// The outputs that another attempt has published since this one started, if it left a receipt.
     pub(super) async fn done_meanwhile(
         &mut self,
         services: &Services,
@@ -176,8 +176,8 @@ impl Attempt {
         }
     }
 
-    /// Leaves a receipt for published outputs. Returns what the receipt of another attempt says, if
-    /// that was first.
+    /// Writes a receipt for published outputs. If another attempt wrote one first, returns the
+    /// outputs in that receipt.
     pub(super) async fn leave_receipt(
         &mut self,
         services: &Services,
@@ -210,7 +210,7 @@ impl Attempt {
                 break;
             }
             match place.find(services, lease).await? {
-                // The answer to an earlier request got lost.
+                // An earlier request wrote the receipt, but its response was lost.
                 Found::Receipt { bytes: there, .. } if there == bytes => break,
                 Found::Receipt { receipt, .. } => {
                     if let Some(key) = receipt.first_difference(outputs) {
@@ -236,14 +236,15 @@ impl Attempt {
 }
 
 impl ReceiptPlace {
-    /// What is there now.
+    /// Reads the receipt again.
     async fn find(&self, services: &Services, lease: &Lease) -> Result<Found, Failure> {
         let find = || self.receipts.find(&self.content);
         insist(services, lease, &services.reading_receipts(), find).await
     }
 }
 
-/// Repeats an operation of a task that has a result until it works, as long as the lease lasts.
+/// Repeats an operation until it succeeds, for as long as the lease lasts. For tasks that have a
+/// result to keep.
 async fn insist<T, F: Future<Output = Result<T, BucketError>>>(
     services: &Services,
     lease: &Lease,
@@ -271,8 +272,8 @@ async fn insist<T, F: Future<Output = Result<T, BucketError>>>(
     }
 }
 
-/// Whether component and inputs of a task are those of its receipt. An input with another version
-/// and the same bytes is the same.
+/// Whether the component and inputs of a task are those of its receipt. An input with another
+/// version but the same bytes is unchanged.
 async fn is_unchanged(
     services: &Services,
     task: &Task,
@@ -287,7 +288,7 @@ async fn is_unchanged(
     for input in &task.inputs {
         let key = task.base_directory.join(input);
         let failed = |error: CacheError| PrefetchError::from_cache(input, &key, error);
-        // The receipt has them in the order of their keys.
+        // A receipt lists its inputs in the order of their keys.
         let found = receipt.inputs.binary_search_by(|read| read.key.cmp(&key));
         let Some(read) = found.ok().and_then(|n| receipt.inputs.get(n)) else { return Ok(false) };
         let version = cache.version(&**bucket, &key, freshness).await.map_err(failed)?;

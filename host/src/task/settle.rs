@@ -1,8 +1,9 @@
-//! Settling a task: the report, the message, the counters, the log.
+//! Settles a task: sends its report, settles its message, and counts and logs its end.
 //!
 //! A message is deleted only after its result is stored elsewhere: outputs in the bucket, or a
-//! report in a queue. If a queue does not take a report or a deletion, the host waits with the
-//! result and renews the lease. Running the task again would cost more and might end differently.
+//! report in a queue. If a queue does not take a report or a deletion, the host keeps the result,
+//! renews the lease and repeats the request. Running the task again would cost more and might end
+//! differently.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -62,7 +63,7 @@ impl Attempt {
         self.log(services, &verdict, settled, &reason, is_known);
     }
 
-    /// Settles a message that came again although its task has ended.
+    /// Settles a message that was delivered again although its task has ended.
     pub(super) async fn settle_again(self, services: &Services, lease: Lease, end: End) {
         let (id, body) = (lease.message().id.clone(), lease.message().body.clone());
         let settlement = match &end {
@@ -114,7 +115,7 @@ impl Attempt {
         }
     }
 
-    /// Counts how the attempt ended. `reason`: why it failed.
+    /// Counts how the attempt ended. `reason` says why it failed.
     fn count(&self, services: &Services, attempt: u32, ended: Ended, reason: &Reason) {
         let stats = &services.stats;
         let counter = match ended {
@@ -142,8 +143,8 @@ impl Attempt {
         self.task.as_ref().map(|task| &task.name)
     }
 
-    /// Logs how the attempt ended. `is_known`: the log already says why, once for all tasks, or it
-    /// is no news.
+    /// Logs how the attempt ended. If `is_known`, the reason was already logged for all tasks, or
+    /// is not worth a line at level INFO.
     fn log(
         &self,
         services: &Services,
@@ -181,7 +182,7 @@ impl Attempt {
         }
     }
 
-    /// Logs what each step took, in seconds.
+    /// Logs how many seconds each step took.
     fn log_steps(&self, message: &str) {
         let seconds = |step: Step| self.steps.spent(step).as_secs_f64();
         tracing::debug!(
@@ -256,7 +257,7 @@ impl Attempt {
     }
 }
 
-/// Settles a message as the verdict says, and remembers a message that could not be deleted.
+/// Settles a message according to the verdict, and remembers a message that could not be deleted.
 async fn settle_as(
     services: &Services,
     lease: Lease,
@@ -282,15 +283,15 @@ async fn settle_as(
     settled
 }
 
-/// Whether an attempt that ended so counts as a failure of its task.
+/// Whether such an end counts as a failure of the task.
 fn is_failure(ended: Ended) -> bool {
     matches!(ended, Ended::Rejected | Ended::Retried)
 }
 
-/// Why an attempt did not end well.
+/// Why an attempt did not succeed.
 struct Reason {
     text: String,
-    /// What failures of this kind have in common. Empty if the attempt is not a failure.
+    /// The cause of the failure. Empty if the attempt did not fail.
     cause: String,
 }
 
@@ -332,7 +333,7 @@ enum Unsent {
 }
 
 impl Unsent {
-    /// The verdict on the message instead.
+    /// The verdict to follow because the report was not sent.
     fn verdict(self) -> Verdict {
         match self {
             Self::Lost => Verdict::Abandon,
@@ -341,8 +342,8 @@ impl Unsent {
     }
 }
 
-/// Sends the first version of a report that the queue takes. Waits for a queue that takes none,
-/// as long as the lease lasts.
+/// Sends the first version of a report that the queue takes. If the queue takes none, repeats this
+/// for as long as the lease lasts.
 async fn send<V: Iterator<Item = Bytes> + Send>(
     services: &Services,
     lease: &Lease,
@@ -377,7 +378,7 @@ async fn wait_with(services: &Services, lease: &Lease, wait: Duration) -> Result
     }
 }
 
-/// With durable outputs, waits until a report is on its disk.
+/// With `--durable`, syncs the disk of a directory queue after a report was sent to it.
 async fn sync_report(
     services: &Services,
     lease: &Lease,
@@ -393,7 +394,7 @@ async fn sync_report(
     Ok(())
 }
 
-/// Ends a lease. A failed settlement is tried again as long as the lease lasts.
+/// Settles a lease. Repeats a settlement that failed for as long as the lease lasts.
 async fn settle(
     services: &Services,
     mut lease: Lease,
@@ -413,11 +414,12 @@ async fn settle(
         };
         lease = match (back, settlement) {
             (Some(back), Settlement::Ack | Settlement::Reject) => back,
-            // A stopping host does not retry: the message comes back when the lease ends.
+            // A stopping host does not retry: the message is delivered again when its lease
+            // expires.
             (Some(back), Settlement::Release(..)) if !services.draining.is_cancelled() => back,
             _ => return Err(error),
         };
-        // Another process has locked this one message. Others may be fine.
+        // If another process has locked this message, the queue itself may still work.
         let wait = match shortage::is_locked(&error) {
             true => LOCKED,
             false => services.outages.begins(&services.settling(), &error),
@@ -428,7 +430,7 @@ async fn settle(
     }
 }
 
-/// A time for people: whole seconds, or whole milliseconds if it is less than one.
+/// Rounds a time for people: to seconds, or to milliseconds if it is less than a second.
 fn rounded(time: Duration) -> Duration {
     match time.as_secs() {
         0 => Duration::from_millis(u64::from(time.subsec_millis())),

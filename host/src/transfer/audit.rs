@@ -1,8 +1,7 @@
-//! Runs a sample of finished tasks again, and compares what they leave with their receipts.
+//! Runs a sample of finished tasks again, and compares their outputs with their receipts.
 //!
-//! Whether a task is in the sample follows from its content and a seed, not from its place among the
-//! others. So a sample can be repeated, and a part of any number of tasks is chosen in constant
-//! memory.
+//! Whether a task is in the sample depends on its content and a seed, not on its position. So a
+//! sample can be repeated, and a fraction of any number of tasks is chosen in constant memory.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -21,7 +20,7 @@ use crate::message::{self, Task};
 use crate::queue::QueueError;
 use crate::receipt::{self, Found, Receipts};
 
-/// The most tasks of a sample that is given as a number: their messages are kept in memory.
+/// The maximum size of a sample that is given as a number, because its messages are kept in memory.
 const MOST: u64 = 100_000;
 
 /// How many tasks are chosen.
@@ -53,23 +52,24 @@ impl FromStr for Sample {
     }
 }
 
-/// What running a finished task again showed.
+/// The result of running a finished task again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audited {
-    /// It left the outputs of the receipt.
+    /// The task left the outputs of its receipt.
     Same,
-    /// It left other outputs, as the text says.
+    /// The task left other outputs. The text says which.
     Differs(String),
-    /// It failed, as the text says.
+    /// The task failed. The text says why.
     Failed(String),
-    /// It can't be repeated: something has changed since, as the text says.
+    /// The task can't be run as before, because something has changed since. The text says what.
     Changed(String),
 }
 
-/// Is told each task that was run again, as its message, and the result.
+/// Called for each task that was run again, with its message and the result.
 pub type Told = dyn Fn(&Bytes, &Task, &Audited) + Send + Sync;
 
-/// A task's place in the order of choice: its rank, which depends on the seed, and its content.
+/// The key by which tasks are ordered for the choice: the rank, which depends on the seed, and the
+/// content.
 type Rank = (u64, Digest);
 
 /// Chooses finished tasks and runs them again.
@@ -85,7 +85,7 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// Runs tasks with these receipts again. Tells `told` what it showed.
+    /// Runs tasks with these receipts again. Calls `told` with each result.
     pub fn new(
         receipts: Receipts,
         rerunner: Rerunner,
@@ -98,8 +98,8 @@ impl Auditor {
         Self { receipts, rerunner, sample, seed, chosen, running, told }
     }
 
-    /// Runs the tasks that were chosen of all: those of a sample that is given as a number. `ran` is
-    /// told how many have run.
+    /// Runs the chosen tasks of a sample that is given as a number. Calls `ran` with the number of
+    /// tasks that have run so far.
     ///
     /// # Errors
     /// When this machine or a service fails.
@@ -127,7 +127,7 @@ impl Auditor {
     }
 
     async fn audit_message(&self, message: Bytes) -> Result<(), QueueError> {
-        // Whatever is not a task was refused before.
+        // Messages that are not tasks were refused before.
         match message::decode(&message) {
             Ok(task) => self.audit(&message, &task, receipt::content(&task)).await,
             Err(_) => Ok(()),
@@ -163,7 +163,7 @@ impl Auditor {
         Ok(())
     }
 
-    /// Runs a task again if it is in the part that is chosen.
+    /// Runs a task again if it is in the chosen fraction of all tasks.
     async fn audit_part(&self, message: &Bytes, part: f64) -> Result<(), QueueError> {
         let Ok(task) = message::decode(message) else { return Ok(()) };
         let content = receipt::content(&task);
@@ -173,8 +173,8 @@ impl Auditor {
         }
     }
 
-    /// Chooses a finished task if its rank is among the lowest so far. Few receipts are read: the
-    /// more tasks have passed, the fewer ranks are that low.
+    /// Chooses a finished task if its rank is among the lowest so far. Reads few receipts: the more
+    /// tasks have passed, the fewer ranks are that low.
     async fn choose(&self, message: &Bytes, count: usize) -> Result<(), QueueError> {
         let Ok(task) = message::decode(message) else { return Ok(()) };
         let content = receipt::content(&task);
@@ -200,13 +200,13 @@ impl Auditor {
     }
 }
 
-/// Whether a rank is in the lowest part of all.
+/// True if a rank is in the lowest `part` of all ranks.
 fn is_in(rank: u64, part: f64) -> bool {
-    // 2^64 itself is no `u64`.
+    // 2^64 does not fit in a `u64`.
     u128::from(rank) < (part * 2_f64.powi(64)) as u128
 }
 
-/// Sends nothing: the tasks are only looked at.
+/// Sends nothing, but looks at each task.
 #[async_trait]
 impl Check for Auditor {
     async fn to_send(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError> {

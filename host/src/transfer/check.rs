@@ -1,4 +1,4 @@
-//! Which tasks are done: those with a receipt, and with outputs that match it.
+//! Finds the tasks that are done: they have a receipt, and outputs that match it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,21 +10,21 @@ use crate::publish::PutOutput;
 use crate::queue::QueueError;
 use crate::receipt::{self, Found, Receipt, Receipts};
 
-/// Tasks that are looked at together: in a directory, and in a service.
+/// How many tasks are checked at once, with a directory and with a service.
 const AT_ONCE: usize = 2;
 const AT_ONCE_REMOTE: usize = 64;
 
 /// Looks at the tasks of a transfer, and decides which are sent.
 #[async_trait]
 pub trait Check: Send + Sync {
-    /// Whether each of these messages is to be sent.
+    /// For each of these messages, whether it is to be sent.
     ///
     /// # Errors
     /// When the bucket can't be read.
     async fn to_send(&self, messages: &[Bytes]) -> Result<Vec<bool>, QueueError>;
 }
 
-/// How many tasks are looked at together.
+/// How many tasks are checked at once.
 pub(super) fn at_once(receipts: &Receipts) -> usize {
     if receipts.bucket().is_local() { AT_ONCE } else { AT_ONCE_REMOTE }
 }
@@ -59,15 +59,15 @@ pub enum Undone {
     /// It has no receipt, or an output is not there.
     #[error("{0}")]
     Missing(String),
-    /// No output is the one of the receipt.
+    /// No output matches the receipt.
     #[error("changed: output {0} does not match the receipt")]
     Changed(String),
-    /// Some outputs are those of the receipt and others are not.
+    /// Some outputs match the receipt and others do not.
     #[error("mixed: output {0} does not match the receipt, and others do")]
     Mixed(String),
 }
 
-/// Is told each task that is not done, as its message, and why.
+/// Called for each task that is not done, with its message and the reason.
 pub type Told = dyn Fn(&Bytes, &Undone) + Send + Sync;
 
 /// Finds out which tasks are done.
@@ -87,7 +87,7 @@ enum Compared {
 }
 
 impl Checker {
-    /// Looks for receipts, and tells `told` which tasks are not done.
+    /// Looks for receipts, and calls `told` for each task that is not done.
     pub fn new(
         receipts: Receipts,
         depth: Depth,
@@ -118,7 +118,7 @@ impl Checker {
             Found::Receipt { receipt, revision, .. } => {
                 let undone = self.compare_all(&receipt).await?;
                 if undone.is_some() && self.withdraws {
-                    // Another receipt in its place is newer than what was compared.
+                    // A newer receipt is not withdrawn: its outputs were not compared.
                     self.receipts.withdraw(&content, &revision).await?;
                 }
                 Ok(undone)
@@ -161,7 +161,7 @@ impl Checker {
         };
         match is_same {
             Ok(true) => Ok(Compared::Same),
-            // A directory, or something that does not decode.
+            // `Invalid`: the key is that of a directory, or the object can't be decoded.
             Ok(false) | Err(BucketError::Invalid { .. }) => Ok(Compared::Different),
             Err(BucketError::NotFound { .. }) => Ok(Compared::Gone),
             Err(error) => Err(error),

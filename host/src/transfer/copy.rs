@@ -6,8 +6,8 @@ use super::MessageOrigin;
 use super::send::{BulkSend, SendError, Sent};
 use crate::queue::{self, Access, Address};
 
-/// Sends the messages of the queue `from`, which is reached as `access` says, to another queue. Changes
-/// nothing in `from`.
+/// Sends the messages of the queue `from`, opened with `access`, to another queue. Changes nothing
+/// in `from`.
 ///
 /// # Errors
 /// If one of the queues can't be used.
@@ -34,7 +34,7 @@ pub async fn copy(from: &Address, access: &Access, to: BulkSend) -> Result<Sent,
             break;
         }
     }
-    // The messages that were read are sent also if the others can't be read.
+    // Messages that were read are sent even if the others can't be read.
     let sent = sender.finish().await;
     drop(messages);
     source.close().await;

@@ -1,4 +1,4 @@
-//! The reports of an error queue by the causes of the failures.
+//! Groups the reports of an error queue by the causes of the failures.
 
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
@@ -11,11 +11,11 @@ use crate::message;
 use crate::queue::{Admin, QueueError};
 use crate::report::Report;
 
-/// The most causes. Further ones are counted together.
+/// The maximum number of causes. Further causes are counted together.
 const MOST_CAUSES: usize = 1000;
-/// The names of tasks that are kept of each cause.
+/// How many names of tasks are kept for each cause.
 const MOST_NAMES: usize = 5;
-/// Stands for the causes that are counted together.
+/// The name for the causes that are counted together.
 const OTHER_CAUSES: &str = "other causes";
 
 /// Error reports by cause.
@@ -31,7 +31,7 @@ pub struct ErrorCauses {
 }
 
 impl ErrorCauses {
-    /// Reads the reports of a queue, at most `most`.
+    /// Reads at most `most` messages of a queue.
     ///
     /// # Errors
     /// If the queue can't be read.

@@ -1,7 +1,7 @@
-//! Leases messages of one queue and sends them, or what they report on, to another.
+//! Leases messages of one queue, and sends them or the tasks that they report to another queue.
 //!
-//! A message leaves the source only after it arrived in the target: if the process is killed in
-//! between, the message is in both queues.
+//! A message is deleted from the source only after it arrived in the target. If the process is
+//! killed in between, the message is in both queues.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,21 +22,22 @@ use crate::queue::{self, Access, Address, Queue, QueueError, Release};
 
 /// How long a message is leased. The lease is renewed while this process lives.
 const LEASE: Duration = Duration::from_secs(60);
-/// Tasks that forward batches if both queues are directories: one for each of two cores.
+/// The number of lanes that forward batches if both queues are directories: one for each of two
+/// cores.
 const LOCAL_LANES: usize = 2;
-/// Tasks that forward batches if one of the queues is a service's.
+/// The number of lanes that forward batches if one of the queues is a service's.
 const REMOTE_LANES: usize = 16;
-/// How long a service may take to answer with messages.
+/// How long a lease request to a service waits for messages.
 const REMOTE_WAIT: Duration = Duration::from_secs(2);
-/// Empty answers in a row after which a service's queue is taken to be empty.
+/// The number of empty responses in a row after which a service's queue counts as empty.
 const REMOTE_EMPTY: u32 = 2;
-/// The most messages that are leased until the end because they stay in the source. Services
-/// don't allow many more.
+/// The maximum number of messages that are leased until the end because they stay in the source.
+/// Services don't allow many more.
 const MOST_HELD_BACK: usize = 100_000;
 
 /// What to do with a message.
 pub(super) enum Choice {
-    /// Send this text, and delete the message. The name is what the message is counted under.
+    /// Send this text, and delete the message. The message is counted under the name.
     Send(Bytes, String),
     /// Release the message as it is.
     Leave,
@@ -56,28 +57,28 @@ pub(super) struct Forward {
     pub(super) is_remote: bool,
     pub(super) target: Target,
     pub(super) choose: Box<Choose>,
-    /// The most messages to send.
+    /// The maximum number of messages to send.
     pub(super) limit: u64,
-    /// The most messages to look at.
+    /// The maximum number of messages to look at.
     pub(super) looks: u64,
 }
 
-/// What was forwarded.
+/// The result of forwarding.
 #[derive(Debug, Default)]
 pub struct Forwarded {
     /// Messages that are in the target now.
     pub sent: u64,
     /// Messages that were looked at and not chosen.
     pub left: u64,
-    /// Reports of tasks that are done. They are in the source.
+    /// Reports of tasks that are done. They stay in the source.
     pub done: u64,
-    /// Messages that could not be forwarded. They are in the source, or in both queues.
+    /// Messages that could not be forwarded. They stay in the source, or are in both queues.
     pub refused: u64,
     /// The messages that were sent, by the names that they are counted under.
     pub names: BTreeMap<String, u64>,
     /// The transfer was told to stop.
     pub is_interrupted: bool,
-    /// So many messages had to stay that the rest was not looked at.
+    /// The rest of the messages was not looked at, because too many had to stay.
     pub is_cut_short: bool,
 }
 
@@ -87,19 +88,19 @@ pub enum ForwardError {
     /// A queue could not be opened. Nothing was forwarded.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// A queue failed on the way. All other messages are still in the source.
+    /// A queue failed during the transfer. All other messages are still in the source.
     #[error("{source}")]
     Stopped {
         /// The cause.
         source: QueueError,
-        /// Messages that were forwarded before.
+        /// How many messages were forwarded before.
         sent: u64,
     },
 }
 
-/// Moves all messages that nobody has leased from the queue `from` to the queue `to`, until
-/// `stop`. Returns also how many messages are left in the source apart from the refused ones,
-/// where that is known.
+/// Moves all messages that are not leased from the queue `from` to the queue `to`, until `stop` is
+/// cancelled. Also returns how many messages are left in the source besides the refused ones, if
+/// that is known.
 ///
 /// # Errors
 /// If one of the queues can't be used.
@@ -132,7 +133,7 @@ pub async fn move_all(
     Ok((done, left))
 }
 
-/// What all lanes share.
+/// The state that all lanes share.
 struct Work {
     forward: Forward,
     leases: Leases,
@@ -142,8 +143,9 @@ struct Work {
 }
 
 struct ForwardProgress {
-    /// What is left of the limit and of the looks.
+    /// The remaining number of messages to send.
     limit: u64,
+    /// The remaining number of messages to look at.
     looks: u64,
     /// Messages that stay in the source. They are leased until the end so that no lane looks at
     /// them twice.
@@ -153,8 +155,8 @@ struct ForwardProgress {
 }
 
 impl Forward {
-    /// Forwards until nothing is left, a limit is reached or `stop` is cancelled. `total` is about
-    /// how many messages there are to send.
+    /// Forwards until nothing is left, a limit is reached or `stop` is cancelled. `total` is the
+    /// approximate number of messages to send.
     ///
     /// # Errors
     /// If one of the queues can't be used. The messages that were not sent are released.
@@ -210,7 +212,7 @@ impl Work {
         if is_over || progress.done.is_cut_short {
             return 0;
         }
-        // Some of the leased messages may have to stay.
+        // At least 10, because some of the leased messages may have to stay.
         let most = progress.looks.min(progress.limit.max(10));
         usize::try_from(most).unwrap_or(usize::MAX).min(self.batch)
     }
@@ -258,7 +260,7 @@ impl Work {
                     }
                 }
                 Err(error) => {
-                    // If the target is down, the message is not at fault.
+                    // If the target is down, the message is not the cause.
                     let is_down = !matches!(error, QueueError::Invalid { .. });
                     if !is_down {
                         self.refuse(&lease.message().id, &error);
@@ -362,7 +364,7 @@ mod tests {
     async fn source(messages: impl IntoIterator<Item = String>) -> Arc<RefusingQueue> {
         let queue = Arc::new(RefusingQueue::default());
         let bodies: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
-        // The source takes any message.
+        // The source accepts any message.
         for result in queue.put(&bodies).await {
             result.unwrap();
         }

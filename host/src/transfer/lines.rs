@@ -15,11 +15,11 @@ use super::MessageOrigin;
 use super::send::{Batch, BulkSend, SendError, Sent};
 use crate::message;
 
-/// Bytes of the longest line that is read. No queue takes messages that large.
+/// The longest line that is read, in bytes. No queue accepts messages this large.
 const LONGEST: u64 = 64 << 20;
-/// Bytes that are read at once.
+/// How many bytes are read at once.
 const BUFFER: usize = 256 << 10;
-/// Batches that are read before they can be sent.
+/// How many batches are read before they can be sent.
 const READ_AHEAD: usize = 2;
 /// If standard input is silent for this long, the lines that were read are sent.
 const QUIET: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub enum LineSource {
     Stdin,
     /// A file.
     Path(PathBuf),
-    /// The contents of standard input in a file without a name, which vanishes when it is closed.
+    /// The contents of standard input in an unnamed file, which is removed when it is closed.
     Spooled(File),
 }
 
@@ -53,9 +53,9 @@ impl From<Unreadable> for SendError {
 /// is sent if one of them is not a task.
 ///
 /// # Errors
-/// If a source can't be read or the queue can't be used. What was read before is sent, unless the
-/// queue failed or the transfer was told to stop. Then reading goes on in the background until the
-/// next line.
+/// If a source can't be read or the queue can't be used. Lines that were read before are sent,
+/// unless the queue failed or the transfer was told to stop. In those cases, reading continues in
+/// the background until the next line.
 pub async fn send(
     mut sources: Vec<LineSource>,
     all_or_nothing: bool,
@@ -100,14 +100,14 @@ pub async fn send(
             }
             Line::Quiet => batcher.send(),
         });
-        // The lines before one that can't be read are sent.
+        // The lines before an unreadable line are sent.
         batcher.send();
         ended
     });
     loop {
         let batch = tokio::select! {
             biased;
-            // Nobody waits for the reader, which may wait for a line.
+            // The reader may be waiting for a line, so this does not wait for the reader.
             () = to.stop.cancelled() => return Err(sender.interrupted().await),
             batch = batches.recv() => batch,
         };
@@ -116,7 +116,7 @@ pub async fn send(
             break;
         }
     }
-    // Reading ends when nobody takes the batches.
+    // Without a receiver, the reader ends.
     drop(batches);
     let sent = sender.finish().await;
     match (reading.await.map_err(interrupted)?, sent) {
@@ -127,12 +127,12 @@ pub async fn send(
     }
 }
 
-/// The error of a task that was stopped or panicked.
+/// The error of a background thread that was stopped or panicked.
 fn interrupted(error: tokio::task::JoinError) -> SendError {
     SendError::Input { source: Box::new(error), done: None }
 }
 
-/// Puts lines into batches, and passes full batches on.
+/// Collects lines in batches, and passes full batches on.
 struct Batcher {
     full: mpsc::Sender<Batch>,
     batch: Batch,
@@ -140,7 +140,7 @@ struct Batcher {
 }
 
 impl Batcher {
-    /// False when nobody takes batches any more.
+    /// False when the receiver of the batches is gone.
     fn add(&mut self, body: Bytes, origin: MessageOrigin) -> bool {
         self.batch.add(body, origin);
         !self.batch.is_full(self.size) || self.send()
@@ -155,8 +155,8 @@ impl Batcher {
 }
 
 impl LineSource {
-    /// Finds out early whether a file can be opened: before the files before it are sent. A pipe
-    /// can be opened only once: its writer ends when it is closed.
+    /// Checks early that a file can be opened, before other files are sent. Does not open a pipe,
+    /// because closing the pipe would end its writer.
     fn check(&self) -> Result<(), Unreadable> {
         match self {
             Self::Path(path) => std::fs::metadata(path)
@@ -187,7 +187,7 @@ impl LineSource {
         }
     }
 
-    /// Its length in bytes, if that is known before it is read.
+    /// The length in bytes, if it is known before reading.
     fn size(&self) -> Option<u64> {
         let metadata = match self {
             Self::Stdin => {
@@ -221,14 +221,14 @@ fn is_quiet() -> bool {
     matches!(poll(&mut fds, wait.as_ref()), Ok(0))
 }
 
-/// What reading came across.
+/// A result of reading.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
-    /// A task, its origin, and the bytes that it takes there.
+    /// A task, its origin, and the length of its line in bytes.
     Good(Bytes, MessageOrigin, u64),
-    /// The origin of something else, the problem, and the text if it is not too long.
+    /// A line that is not a task: its origin, the problem, and the text if it is not too long.
     Bad(MessageOrigin, String, Option<&'a [u8]>),
-    /// Nothing for a while.
+    /// No line for a while.
     Quiet,
 }
 
@@ -277,12 +277,12 @@ fn read(
     Ok(())
 }
 
-/// Checks a line. None for a blank one. A task is sent byte for byte, but for the line's end and
-/// the byte order mark that some editors put at the start of a file.
+/// Checks a line. `None` for a blank one. A task is sent byte for byte, except for the end of the
+/// line and the byte order mark that some editors put at the start of a file.
 fn check(whole: &[u8], origin: MessageOrigin) -> Option<Line<'_>> {
     let line = whole.strip_suffix(b"\n").unwrap_or(whole);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // Concatenated files have the mark in the middle, too.
+    // Concatenated files have the mark in the middle too.
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let trimmed = line.trim_ascii();
     if trimmed.is_empty() {

@@ -11,35 +11,35 @@ use crate::key::{BucketKey, KeyError, Prefix};
 use crate::message::{self, DecodeError, Draft};
 use crate::queue::QueueError;
 
-/// What the tasks have in common.
+/// The parts that all tasks have in common.
 #[derive(Debug)]
 pub struct TaskTemplate {
     /// The name of the tasks.
     pub name: String,
-    /// The base directory. None: what stands in an object's key before the first segment that ends
+    /// The base directory. `None`: the part of an object's key before the first segment that ends
     /// with `_input`.
     pub base_directory: Option<Prefix>,
     /// Keys of inputs after the object.
     pub more_inputs: Vec<String>,
-    /// JSON in which `{key}`, `{input}`, `{name}`, `{stem}` and `{id}` are replaced by those of the
-    /// object.
+    /// JSON in which `{key}`, `{input}`, `{name}`, `{stem}` and `{id}` are replaced by the values
+    /// for the object.
     pub payload: Option<String>,
-    /// Where their ids come from.
+    /// How the ids of the tasks are chosen.
     pub ids: Ids,
 }
 
-/// Where the ids of tasks come from.
+/// How the ids of tasks are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ids {
     /// The tasks are numbered from this id in the order of the listing.
     From(i64),
-    /// From the key of the object: the first 53 bits of its SHA-256, so that programs that read
-    /// numbers as floating-point numbers don't change them.
+    /// The id is the first 53 bits of the SHA-256 of the object's key. Programs that read numbers
+    /// as floating-point numbers don't change such an id.
     OfKeys,
 }
 
 impl Ids {
-    /// The id of the task for an object, after so many others.
+    /// The id of the task for an object, when `others` other tasks come before it.
     fn of(self, key: &BucketKey, others: i64) -> Option<i64> {
         match self {
             Self::From(first) => first.checked_add(others),
@@ -53,7 +53,7 @@ impl Ids {
     }
 }
 
-/// Which objects tasks are made of.
+/// Selects the objects that get a task.
 #[derive(Debug)]
 pub struct Pattern {
     text: String,
@@ -62,13 +62,13 @@ pub struct Pattern {
     prefix: Prefix,
 }
 
-/// What is wrong with a pattern.
+/// The problem with a pattern.
 #[derive(Debug, thiserror::Error)]
 pub enum PatternError {
-    /// Its syntax.
+    /// The syntax is wrong.
     #[error("{0:?} is not a pattern: {1}")]
     Syntax(String, globset::ErrorKind),
-    /// It begins with what no key begins with.
+    /// The pattern begins with text that no key begins with.
     #[error("{0:?} {1}")]
     Key(String, KeyError),
 }
@@ -90,7 +90,7 @@ pub enum ObjectError {
 /// Why tasks were not sent, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectsError {
-    /// The payload can't become JSON, whatever the object.
+    /// The payload can't become JSON for any object.
     #[error(transparent)]
     Payload(DecodeError),
     /// No object matches.
@@ -101,7 +101,7 @@ pub enum ObjectsError {
         /// The pattern.
         pattern: String,
     },
-    /// No task can be made of any object that matches. This is the first.
+    /// No task can be made of any object that matches. The error is that of the first.
     #[error("{key} {problem}")]
     NoTask {
         /// The object's key.
@@ -140,8 +140,8 @@ impl Pattern {
 /// Lists the bucket and sends a task for each object that matches.
 ///
 /// # Errors
-/// If the bucket can't be listed to its end, no object matches, no task can be made of any, or the queue
-/// can't be used. The queue is not created for nothing.
+/// If the bucket can't be listed to its end, no object matches, no task can be made of any, or the
+/// queue can't be used. The queue is created only if there is a task to send.
 pub async fn send(
     bucket: &dyn Bucket,
     pattern: &Pattern,
@@ -222,7 +222,8 @@ pub async fn send(
 }
 
 impl TaskTemplate {
-    /// Checks that the payload becomes JSON for one of two samples: a number and a word.
+    /// Checks that the payload becomes JSON for at least one of two sample keys, whose names are a
+    /// number and a word.
     fn check_payload(&self) -> Result<(), DecodeError> {
         let Some(payload) = &self.payload else { return Ok(()) };
         let samples = ["d/0_input/1", "d/0_input/a"].into_iter();
@@ -254,7 +255,7 @@ impl TaskTemplate {
     }
 }
 
-/// The segments before the first that has a wildcard. Nothing else has to be listed.
+/// The segments before the first one with a wildcard. Only keys below them have to be listed.
 fn literal_prefix(pattern: &str) -> Result<Prefix, KeyError> {
     let dirs = pattern.rsplit_once('/').map_or("", |(dirs, _)| dirs);
     let literal: Vec<&str> =
@@ -295,7 +296,7 @@ fn split<'a>(
 /// The placeholders that [`TaskTemplate::payload`] may have.
 pub const PLACEHOLDERS: [&str; 5] = ["{key}", "{input}", "{name}", "{stem}", "{id}"];
 
-/// The words in braces of a payload, in their order: `{stem}`, and others that are not placeholders.
+/// The words in braces of a payload, in their order, whether or not they are placeholders.
 pub fn braced(payload: &str) -> impl Iterator<Item = &str> {
     payload.match_indices('{').filter_map(|(at, _)| {
         let rest = &payload[at..];
@@ -321,7 +322,7 @@ fn fill(payload: &str, key: &BucketKey, input: &str, id: i64) -> String {
         ("{stem}", escaped(stem)),
         ("{id}", id.to_string()),
     ];
-    // From left to right, so that nothing in a value is taken for a placeholder.
+    // Replaces from left to right, so that no text in a value is taken for a placeholder.
     let mut filled = String::new();
     let mut rest = payload;
     while let Some(at) = rest.find('{') {
@@ -373,7 +374,7 @@ mod tests {
         check("d/0_input/*.png", "d/0_input/x/a.png", false);
         check("d/0_input/**/*.png", "d/0_input/x/a.png", true);
         check("d/*/0_input/?.png", "d/y/0_input/a.png", true);
-        // Unlike in a shell, as the reference says.
+        // A star also matches a leading dot, unlike in a shell, as the reference says.
         check("d/0_input/*", "d/0_input/.a", true);
         check("d/0_input/[!.]*", "d/0_input/.a", false);
         check("d/0_input/[!.]*", "d/0_input/a", true);

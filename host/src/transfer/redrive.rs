@@ -17,10 +17,10 @@ use crate::message;
 use crate::queue::{self, Access, Address, QueueError};
 use crate::report::Report;
 
-/// The most tasks of a dry run that are shown as examples.
+/// How many tasks a dry run shows as examples.
 const EXAMPLES: usize = 5;
 
-/// Which tasks are sent back. None: any.
+/// Which tasks are sent back. A field that is `None` matches any task.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// The name of the task.
@@ -37,22 +37,22 @@ pub struct Filter {
     pub after: Option<SystemTime>,
 }
 
-/// A redrive before it starts.
+/// The settings of a redrive.
 #[derive(Debug)]
 pub struct Redrive {
     /// The queue with the reports, or with the tasks themselves.
     pub from: Address,
     /// The queue that the tasks go back to.
     pub to: Address,
-    /// Which tasks.
+    /// Which tasks to send back.
     pub filter: Filter,
-    /// The most tasks to send back.
+    /// The maximum number of tasks to send back.
     pub limit: Option<u64>,
     /// Only find the tasks.
     pub dry_run: bool,
 }
 
-/// What was sent back; in a dry run, what would be.
+/// The tasks that were sent back or, in a dry run, would be.
 #[derive(Debug, Default)]
 pub struct Redriven {
     /// The messages. `left` counts those that do not match the filter, `done` those that report a
@@ -84,7 +84,8 @@ impl From<QueueError> for RedriveError {
 }
 
 impl Redrive {
-    /// Sends the tasks back until `stop`. A report is deleted only after its task was sent.
+    /// Sends the tasks back until `stop` is cancelled. A report is deleted only after its task was
+    /// sent.
     ///
     /// # Errors
     /// If one of the queues can't be used.
@@ -117,8 +118,8 @@ impl Redrive {
         let source = queue::open(&self.from, access).await?;
         let target = Target::open(&self.to, access, &*observer).await?;
         let total = source.counts().await?.enqueued;
-        // Hosts that run now may report the same tasks again. A bound on looks leaves those reports
-        // for another time. The counts of a service are approximate.
+        // Running hosts may report the same tasks again. The limit on looks leaves those reports
+        // for another redrive. It has a margin, because the counts of a service are approximate.
         let looks = match total {
             Some(n) if self.from.is_remote() => n.saturating_add(n / 10 + 100),
             Some(n) => n,
@@ -139,7 +140,7 @@ impl Redrive {
         forward.run(observer, stop, total.map(|total| total.min(limit))).await
     }
 
-    /// What would be sent back, apart from messages that somebody has leased.
+    /// Finds the tasks that would be sent back. Skips leased messages.
     async fn find(
         self,
         access: &Access,
@@ -191,20 +192,21 @@ impl Redrive {
 /// A task that can be sent back.
 #[derive(Debug)]
 pub struct Candidate {
-    /// The message, byte for byte as it was sent first.
+    /// The message, byte for byte as it was first sent.
     task: Bytes,
     name: String,
     id: i64,
-    /// Why the task failed, if there is a report that says so.
+    /// Why the task failed, if a report says so.
     exception: Option<String>,
-    /// What the task printed before.
+    /// The log of the task.
     log: Option<String>,
     /// When it was reported.
     time: Option<SystemTime>,
 }
 
 impl Candidate {
-    /// The task that a message is, or that it reports. None in the report of a task that is done.
+    /// The task in a message: the message itself, or the task that it reports. `None` for the
+    /// report of a task that is done.
     fn of(body: &Bytes) -> Result<Option<Self>, String> {
         // A dead-letter queue of a service has the messages themselves.
         let not_a_task = match message::decode(body) {
@@ -235,7 +237,7 @@ impl Candidate {
     }
 }
 
-/// The task's name and id, and why it failed.
+/// Shows the task's name and id, and why it failed.
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, id, .. } = self;

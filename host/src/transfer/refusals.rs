@@ -1,4 +1,4 @@
-//! Messages that were refused: counted, told to the observer, and kept in a file if one is named.
+//! Counts refused messages, reports them to the observer, and keeps them in a file if one is named.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{MessageOrigin, Observer};
 
-/// The file of the messages that were not sent, one a line. It is removed if it stays empty.
+/// The file of the messages that were not sent, one per line. It is removed if it stays empty.
 pub struct Rejects {
     path: PathBuf,
     file: BufWriter<File>,
@@ -21,7 +21,7 @@ pub struct Rejects {
 /// Why rejected messages could not be kept in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum RejectsError {
-    /// The file exists, and may be the one that messages are read from: name another.
+    /// The file exists, and may be the one that messages are read from.
     #[error("{} already exists", .0.display())]
     Exists(PathBuf),
     /// The file could not be created or written.
@@ -71,13 +71,13 @@ impl Rejects {
 impl Drop for Rejects {
     fn drop(&mut self) {
         if self.lines == 0 {
-            // An empty file that stays does no harm.
+            // An empty file that can't be removed does no harm.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// What a transfer shares between its tasks to report messages that were refused.
+/// The state that the parts of a transfer share to report refused messages.
 pub(super) struct Refusals {
     pub(super) observer: Arc<dyn Observer>,
     counted: Mutex<Counted>,
@@ -110,8 +110,7 @@ impl Refusals {
         self.observer.refused(origin, problem);
     }
 
-    /// Keeps the text of a message that was not sent although nothing is wrong with it. False if
-    /// there is no file for it.
+    /// Keeps the text of a valid message that was not sent. False if there is no file for it.
     pub(super) fn keep(&self, text: &[u8]) -> bool {
         match &mut self.counted.lock().rejects {
             Some(rejects) => {
@@ -122,7 +121,7 @@ impl Refusals {
         }
     }
 
-    /// Messages that were refused.
+    /// The number of refused messages.
     pub(super) fn count(&self) -> u64 {
         self.counted.lock().refused
     }

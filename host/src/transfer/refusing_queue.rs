@@ -18,13 +18,13 @@ const WHOLE_REQUEST: &str = "whole request";
 /// The queue is deleted before a message with this text arrives.
 const GONE: &str = "gone";
 
-/// A queue in memory. What it does with a message depends on the text of the message.
+/// A queue in memory. The text of a message decides how the queue treats the message.
 #[derive(Debug, Default)]
 pub(super) struct RefusingQueue {
     inner: MemoryQueue,
     under_way: AtomicUsize,
     is_gone: AtomicBool,
-    /// The most sends at once.
+    /// The highest number of concurrent sends.
     pub(super) most: AtomicUsize,
 }
 

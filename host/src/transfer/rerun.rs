@@ -1,4 +1,4 @@
-//! Runs finished tasks again, outside of a queue, as their receipts say, and publishes nothing.
+//! Runs finished tasks again as their receipts describe, without a queue, and publishes nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use crate::sandbox::{Calls, Execution, Job, Limit, Mode, RunError, Sandbox};
 use crate::spill::SpillDir;
 use crate::task::{Inputs, Planner, Planning, Unplanned, Unrecorded, check_listed};
 
-/// The bytes of inputs that are brought in for tasks that do not run yet.
+/// The limit of inputs that are prefetched for tasks that do not run yet.
 const AHEAD: ByteSize = ByteSize::gib(1);
-/// How often a component is looked for that others are compiling.
+/// The wait between two looks for a component that another process compiles.
 const COMPILING: Duration = Duration::from_millis(500);
 
-/// Where tasks are run again, and with what.
+/// The buckets, directories and limits for running tasks again.
 pub struct Place {
     /// The bucket of their inputs.
     pub inputs: Arc<dyn Bucket>,
@@ -40,15 +40,15 @@ pub struct Place {
     pub cache: Cache,
     /// The directory of compiled components.
     pub compiled: PathBuf,
-    /// Where large outputs are until they are compared.
+    /// Holds large outputs until they are compared.
     pub spill: Arc<SpillDir>,
-    /// What compiling a component may use.
+    /// The limits of compiling a component.
     pub compile_limits: CompileLimits,
-    /// What each execution may use.
+    /// The limits of each execution.
     pub limits: TaskLimits,
-    /// Where plans of tasks may read.
+    /// Where the plans of tasks may read.
     pub reach: Reach,
-    /// Tasks that run at the same time.
+    /// How many tasks run at the same time.
     pub parallel: usize,
 }
 
@@ -66,18 +66,19 @@ struct Engine {
     catalog: Catalog,
 }
 
-/// What came of running a task again.
+/// The result of running a task again.
 #[derive(Debug)]
 pub enum Rerun {
-    /// It left these outputs.
+    /// The task left these outputs.
     Left(Vec<PutOutput>),
-    /// It failed, as the text says.
+    /// The task failed. The text says why.
     Failed(String),
-    /// It can't be run as the receipt says: something has changed since.
+    /// The task can't be run as its receipt describes, because something has changed since. The
+    /// text says what.
     Changed(String),
 }
 
-/// Why no task can be run again: this machine, or a service.
+/// A failure of this machine or of a service, because of which no task can be run again.
 #[derive(Debug, thiserror::Error)]
 pub enum RerunError {
     /// The sandbox can't be set up.
@@ -106,7 +107,7 @@ impl Rerunner {
         Self { inputs, place, ordinary: OnceCell::new(), deterministic: OnceCell::new() }
     }
 
-    /// Tasks that can run at the same time.
+    /// How many tasks can run at the same time.
     pub fn parallel(&self) -> usize {
         self.place.parallel
     }
@@ -204,7 +205,7 @@ impl Rerunner {
     }
 }
 
-/// What the failure of a guest or of its plan means.
+/// The result for a failure of a guest or of its plan.
 fn failed(failure: Failure) -> Result<Rerun, RerunError> {
     match failure {
         Failure::Run(
@@ -239,14 +240,14 @@ impl Engine {
         Ok(Self { sandbox, catalog })
     }
 
-    /// The component of a receipt, or why it can't be had.
+    /// The component of a receipt, or why it is not available.
     async fn component(
         &self,
         task: &Task,
         receipt: &Receipt,
     ) -> Result<Result<Ready, String>, RerunError> {
         loop {
-            // The digest first: another component need not be compiled.
+            // The digest is compared first, so that a component with other bytes is not compiled.
             let is_same = match self.catalog.digest(&task.name).await {
                 Ok(digest) => Ok(digest == receipt.component),
                 Err(error) => Err(error),

@@ -1,8 +1,8 @@
 //! Sends many messages to a queue: several batches at once, in bounded memory.
 //!
 //! A message that the queue refuses is reported, and the others are sent. A queue that can't be
-//! used ends the transfer. Nothing is sent twice: a request whose answer got lost may have reached
-//! the queue.
+//! used ends the transfer. No message is sent twice: a request whose response was lost is not
+//! repeated, because it may have reached the queue.
 
 use std::sync::Arc;
 
@@ -15,29 +15,29 @@ use super::refusals::Refusals;
 use super::{MessageOrigin, Observer, Rejects, RejectsError};
 use crate::queue::{self, Access, Address, Queue, QueueError};
 
-/// Messages of a batch if a request takes any number.
+/// The number of messages in a batch if a request takes any number.
 pub(super) const BATCH: usize = 256;
-/// Bytes of a batch, unless a single message is larger.
+/// The maximum number of bytes in a batch, unless a single message is larger.
 const BATCH_BYTES: usize = 1 << 20;
-/// Batches that are sent at once to a service.
+/// How many batches are sent to a service at once.
 const CONCURRENT_BATCHES: usize = 32;
-/// Bytes that are sent at once, unless a single batch is larger.
+/// How many bytes are sent at once, unless a single batch is larger.
 const CONCURRENT_BYTES: usize = 32 << 20;
-/// Batches whose tasks are checked at once.
+/// How many batches are checked at once.
 const CONCURRENT_CHECKS: usize = 4;
 
-/// A bulk send before it starts.
+/// The settings of a bulk send.
 pub struct BulkSend {
-    /// The queue; none to do everything but send.
+    /// The queue. `None` to do everything except sending.
     to: Option<(Address, Access)>,
-    /// Finds out which tasks are done, and not sent.
+    /// Finds the tasks that are done, which are not sent.
     checker: Option<Arc<dyn Check>>,
     pub(super) refusals: Arc<Refusals>,
     /// Ends the transfer early.
     pub(super) stop: CancellationToken,
 }
 
-/// What a bulk send did.
+/// The result of a bulk send.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Messages that are in the queue now; in a dry run, that would be.
@@ -61,27 +61,28 @@ pub enum SendError {
     Stopped {
         /// The cause.
         source: QueueError,
-        /// What was done before.
+        /// The result before the failure.
         done: Box<Sent>,
         /// The first message that was not sent.
         first_unsent: Option<MessageOrigin>,
         /// All messages that were read and not sent are in the file of rejects.
         is_rest_kept: bool,
     },
-    /// The messages to send could not all be read. Those that were read are sent.
+    /// Some messages to send could not be read. The messages that were read are sent.
     #[error("{source}")]
     Input {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// What was done before; none if nothing was begun.
+        /// The result before the failure; `None` if nothing was begun.
         done: Option<Sent>,
     },
     /// The transfer was told to stop. All messages up to `last` are sent, and none after it.
     #[error("the transfer was told to stop")]
     Interrupted {
-        /// What was done before.
+        /// The result before the stop.
         done: Sent,
-        /// The last message that was sent, refused by the queue, or left out; none if there is none.
+        /// The last message that was sent, refused by the queue, or left out; `None` if there is
+        /// none.
         last: Option<MessageOrigin>,
     },
     /// Rejected messages could not be kept.
@@ -162,7 +163,7 @@ impl BulkSend {
 pub(super) struct Batch {
     messages: Vec<(Bytes, MessageOrigin)>,
     bytes: usize,
-    /// Batches before this one.
+    /// The number of batches before this one.
     number: u64,
 }
 
@@ -188,7 +189,7 @@ impl Batch {
         let kept = messages.into_iter().zip(undone).filter(|(_, undone)| *undone);
         let messages: Vec<_> = kept.map(|(message, _)| message).collect();
         let skipped = (all - messages.len()) as u64;
-        // The bytes stay those that were counted when the batch began.
+        // `bytes` does not change, because the sender has counted it.
         Ok((Self { messages, bytes, number }, skipped))
     }
 
@@ -217,14 +218,14 @@ impl Batch {
     }
 }
 
-/// A queue that messages are sent to, and how it is used best.
+/// A queue that messages are sent to, and how to use it best.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) queue: Arc<dyn Queue>,
-    /// Messages of a batch.
+    /// The number of messages in a batch.
     pub(super) batch: usize,
-    /// Batches that are sent at once: one if messages have to stay in order, or if more would
-    /// only wait for each other.
+    /// How many batches are sent at once: one if messages have to stay in order, or if concurrent
+    /// batches would only wait for each other.
     pub(super) concurrent: usize,
     /// Messages have to stay in order.
     pub(super) is_ordered: bool,
@@ -252,8 +253,8 @@ impl Target {
     }
 }
 
-/// Sends messages. If the service refuses a request as a whole, the request is sent again in
-/// halves until the message at fault is found. The answer has one entry for each body, in order.
+/// Sends messages. If the service refuses a request as a whole, the request is sent again in halves
+/// until the message that causes this is found. The result has one entry for each body, in order.
 pub(super) async fn send_each(queue: &dyn Queue, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
     let results = queue.send(bodies).await;
     if bodies.len() < 2 || !are_refused_alike(&results) {
@@ -278,7 +279,7 @@ fn are_refused_alike(results: &[Result<(), QueueError>]) -> bool {
 
 /// Sends messages to a queue in batches.
 pub(super) struct Sender {
-    /// None in a dry run.
+    /// `None` in a dry run.
     target: Option<Target>,
     checker: Option<Arc<dyn Check>>,
     next: Batch,
@@ -290,7 +291,7 @@ pub(super) struct Sender {
     /// Why nothing more is sent.
     broken: Option<QueueError>,
     batches: u64,
-    /// The first message that was not sent for that reason, and its batch.
+    /// The first message that was not sent because of `broken`, after the number of its batch.
     first_unsent: Option<(u64, MessageOrigin)>,
     /// The last message of the last batch.
     last: Option<MessageOrigin>,
@@ -307,7 +308,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Nothing of a batch was sent.
+    /// The result for a batch of which nothing was sent.
     fn broken(batch: Batch, error: QueueError) -> Self {
         Self { batch, skipped: 0, results: Vec::new(), broken: Some(error) }
     }
@@ -337,7 +338,7 @@ impl Sender {
         }
     }
 
-    /// Messages of a batch.
+    /// The number of messages in a batch.
     pub(super) fn batch(&self) -> usize {
         self.target.as_ref().map_or(BATCH, |target| target.batch)
     }
@@ -353,8 +354,8 @@ impl Sender {
         self.send(batch, self.sent).await
     }
 
-    /// Sends a batch as soon as few enough others are being sent. `position` is for the observer.
-    /// False if further messages could neither be sent nor kept.
+    /// Sends a batch when few enough others are being sent. `position` is for the observer. False
+    /// if further messages could neither be sent nor kept.
     pub(super) async fn send(&mut self, mut batch: Batch, position: u64) -> bool {
         batch.number = self.batches;
         self.batches += 1;
@@ -436,7 +437,7 @@ impl Sender {
                     }
                     self.sent += 1;
                 }
-                // The message is at fault, and not the queue.
+                // The message is the cause, and not the queue.
                 Err(error @ QueueError::Invalid { .. }) => {
                     if let Some((body, origin)) = batch.messages.get(n) {
                         self.refusals.add(origin, &error, Some(body));
@@ -468,7 +469,7 @@ impl Sender {
         self.end().await.map(|(done, _)| done)
     }
 
-    /// The same for a transfer that was told to stop.
+    /// As [`Sender::finish`], for a transfer that was told to stop.
     pub(super) async fn interrupted(self) -> SendError {
         match self.end().await {
             Ok((done, last)) => SendError::Interrupted { done, last },
@@ -480,7 +481,7 @@ impl Sender {
         }
     }
 
-    /// Returns also the last message that was handed to the queue.
+    /// As [`Sender::finish`]. Also returns the last message that was handed to the queue.
     async fn end(mut self) -> Result<(Sent, Option<MessageOrigin>), SendError> {
         let rest = std::mem::take(&mut self.next);
         if !rest.is_empty() {
@@ -516,7 +517,7 @@ mod tests {
     use super::super::tests::Unobserved;
     use super::*;
 
-    /// Sends these messages, one batch for each `batch` of them.
+    /// Sends these messages in batches of 10.
     async fn send(
         messages: impl IntoIterator<Item = String>,
         concurrent: usize,
@@ -624,7 +625,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_is_refused_is_refused_wherever_it_stands() {
-        // 10 to a batch: alone, first, last, in the middle, in a batch of its own, all of one.
+        // A batch has 10 messages. The refused ones are alone, first, last, in the middle, in a
+        // batch of their own, or a whole batch.
         let bad: [&[usize]; 8] = [
             &[0],
             &[9],
@@ -685,7 +687,7 @@ mod tests {
             };
             let line = MessageOrigin::Line("f".into(), position as u64 + 1);
             assert_eq!((first_unsent, is_rest_kept), (Some(line), true));
-            // Each is in one place, and in no other.
+            // Each message is either in the queue or in the file.
             let mut all = queue.bodies().await;
             let kept = std::fs::read_to_string(&rejects).unwrap();
             all.extend(kept.lines().map(str::to_owned));

@@ -1,15 +1,15 @@
-//! How many messages a host asks for at once.
+//! Decides how many messages a host requests at once.
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::hold::Holds;
 use crate::services::Services;
 
-/// Messages that one lease call asks for at most: what one SQS request brings.
+/// The maximum number of messages in one lease call: the limit of one SQS request.
 const MAX_BATCH: usize = 10;
 
-/// Waits until enough permits are free to be worth a request, and takes up to one batch. At most
-/// `wanted` permits.
+/// Waits until enough permits are free for a request, and takes up to one batch, but at most
+/// `wanted`.
 pub(super) async fn admit(
     holds: &Holds,
     services: &Services,

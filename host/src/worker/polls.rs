@@ -1,46 +1,46 @@
-//! How long a receive waits for a message.
+//! Decides how long a receive waits for a message.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long one receive waits for a message.
+/// The wait of one receive.
 pub(super) const LONG_POLL: Duration = Duration::from_secs(20);
-/// The same for a host that stops when the queue is empty.
+/// The wait for a host that stops when the queue is empty.
 const SHORT_POLL: Duration = Duration::from_millis(500);
-/// The same for such a host where each receive is a paid request.
+/// The wait for such a host if each receive is a paid request.
 const SHORT_PAID_POLL: Duration = Duration::from_secs(5);
-/// Receives for tasks to hold ahead wait for at least this long. A host that may be done asks
-/// without waiting until nothing has happened for this long.
+/// The minimum wait of receives for tasks to hold ahead. Also the time without events after which a
+/// host that may be done starts to wait in receives.
 const SECOND: Duration = Duration::from_secs(1);
 /// The first pause between two receives that don't wait.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Decides how long each receive waits.
 ///
-/// A receive that waits delays the end of a host that stops at an empty queue, because a receive is
-/// never interrupted. So such a host waits about as long as nothing has happened: not at all when one
-/// of its tasks has just ended, which may have been the last one.
+/// A waiting receive delays the end of a host that stops at an empty queue, because a receive is
+/// never interrupted. Therefore such a host waits about as long as nothing has happened. It does
+/// not wait at all when one of its tasks has just ended, because that may have been the last task.
 #[derive(Debug)]
 pub(super) struct Polls {
     /// The host stops when the queue is empty.
     has_end: bool,
-    /// Each receive is a request that costs money.
+    /// Each receive is a paid request.
     is_paid: bool,
-    /// How long a receive of a host that does not stop at an empty queue may wait.
+    /// The maximum wait of a host that does not stop at an empty queue.
     longest: Duration,
-    /// When a message last came, if any came.
+    /// When a receive last returned messages, if one did.
     brought: Option<Instant>,
-    /// When a receive last brought nothing.
+    /// When a receive last returned no message.
     nothing: Option<Instant>,
 }
 
-/// What to do for the next message.
+/// The next receive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Poll {
-    /// The time to let pass before the receive.
+    /// The pause before the receive.
     pub(super) pause: Duration,
-    /// How long the receive waits.
+    /// The wait of the receive.
     pub(super) wait: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Polls {
         Self { has_end, is_paid, longest, brought: None, nothing: None }
     }
 
-    /// Records whether a receive brought messages.
+    /// Records whether a receive returned messages.
     pub(super) fn ended(&mut self, now: Instant, has_brought: bool) {
         match has_brought {
             true => self.brought = Some(now),
@@ -57,10 +57,10 @@ impl Polls {
         }
     }
 
-    /// The next receive. `freed`: when a slot was last freed. `until_free`: if all slots are taken,
-    /// when one is expected to be free. A task that is held ahead is not worth waiting for longer.
-    /// `until_left`: when the host leaves if nothing comes; zero for one that only the queue's end
-    /// keeps.
+    /// The next receive. `freed`: when a slot was last freed. `until_free`: if all slots are in
+    /// use, the expected time until one is free; the receive does not wait longer for a task to
+    /// hold ahead. `until_left`: the time after which the host leaves if no task comes; zero for a
+    /// host that stays only until the queue is empty.
     pub(super) fn next(
         &self,
         now: Instant,
@@ -80,13 +80,13 @@ impl Polls {
             None => wait,
         };
         let wait = wait.min(last);
-        // Such a request waits for whole seconds.
+        // A paid request can wait only for whole seconds.
         let whole = || Duration::from_secs(wait.as_secs());
         Poll { wait: if self.is_paid { whole() } else { wait }, ..poll }
     }
 
     fn growing(&self, now: Instant, freed: Option<Instant>) -> Poll {
-        // A service may not show messages at once that were just sent.
+        // A service may show new messages with a delay.
         let Some(last) = self.brought.max(freed.filter(|_| self.brought.is_some())) else {
             return Poll { wait: SHORT_PAID_POLL, ..Poll::default() };
         };

@@ -1,23 +1,23 @@
-//! How long a queue has brought nothing: until one that can't count its messages counts as empty,
-//! and until a host leaves that is not needed.
+//! Measures how long a queue has returned no message: a queue that can't count its messages then
+//! counts as empty, and an idle host leaves.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long such a queue must bring nothing before it counts as empty. Services sometimes answer
-/// that there is no message although there is one.
+/// How long a queue that can't count must return no message before it counts as empty. Services
+/// sometimes return no message although there is one.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Since when a queue has brought nothing.
+/// The start of the time in which a queue has returned no message.
 #[derive(Default)]
 pub(super) struct Quiet {
     since: Option<Instant>,
 }
 
 impl Quiet {
-    /// True when nothing came for long enough. `is_idle`: nothing came now, and no task is under
-    /// way. `returns`: until when a message that this host released stays invisible.
+    /// True if no message came for long enough. `is_idle`: no message came now, and no task is
+    /// active. `returns`: until when a message that this host released stays invisible.
     pub(super) fn lasts(&mut self, now: Instant, is_idle: bool, returns: Option<Instant>) -> bool {
         if !is_idle {
             self.since = None;
@@ -28,7 +28,7 @@ impl Quiet {
     }
 }
 
-/// Since when a host could have worked and nothing came.
+/// The start of the time in which a host could have worked but no task came.
 pub(super) struct Idle {
     since: Instant,
 }
@@ -38,8 +38,8 @@ impl Idle {
         Self { since: now }
     }
 
-    /// How long nothing came. `could_work`: the host has no task, and nothing keeps it from running
-    /// one. `busy`: until when it had, or will have, something to do.
+    /// How long no task came. `could_work`: the host has no task, and nothing prevents it from
+    /// executing one. `busy`: until when the host had, or will have, something to do.
     pub(super) fn lasts(
         &mut self,
         now: Instant,
@@ -68,9 +68,9 @@ mod tests {
         };
         check(20, true, None, 20);
         check(40, true, None, 40);
-        // A task ran and ended between two looks.
+        // A task ran and ended between two calls.
         check(60, true, Some(47), 13);
-        // A task is under way, or a service is out.
+        // A task is active, or a service has an outage.
         check(80, false, Some(47), 0);
         check(100, true, Some(90), 10);
         // A task was released, and can be leased again later.
@@ -96,7 +96,7 @@ mod tests {
         check(32, true, None, false);
         check(61, true, None, false);
         check(62, true, None, true);
-        // A message was released, to be tried again later.
+        // A message was released, and will be retried later.
         check(63, true, Some(100), false);
         check(129, true, Some(100), false);
         check(130, true, Some(100), true);

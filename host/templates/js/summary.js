@@ -1,4 +1,4 @@
-/** The number of rows of a CSV text, and the summaries of its numeric columns by their names. */
+/** The number of rows of a CSV text, and the summaries of its numeric columns by name. */
 export function summarise(text) {
   const [names = [], ...rows] = parse(text);
   const columns = {};
@@ -16,7 +16,7 @@ export function summarise(text) {
   return { rows: rows.length, columns };
 }
 
-/** The rows of a CSV text that are not empty. Cells may be in quotes. */
+/** The non-empty rows of a CSV text. Cells may be in quotes. */
 function parse(text) {
   const rows = [];
   let row = [];

@@ -1,19 +1,19 @@
-// The files and failures of a task. `host new` wrote this for the interface of its version.
+// The files and failures of a task. `host new` wrote this file for its version of the interface.
 
 import preopens from "wasi:filesystem/preopens@0.2.12";
 import stderr from "wasi:cli/stderr@0.2.12";
 
-/** No retry can help: the host sends a report with this message to the error queue. */
+/** Rejects the task: the host sends a report with this message to the error queue. */
 export class Reject extends Error {}
 
-/** The failure may pass: the host tries the task again later. */
+/** A failure that may be temporary: the host retries the task later. */
 export class Retry extends Error {}
 
 /**
- * Makes the calls of a task of a function that gets a `Task`. All files that it writes are published.
+ * Makes a task from a function that receives a `Task`. All files that it writes are published.
  *
- * With `{ plan }`, the task names its own inputs, in the world `task-with-plan` of `wit/world.wit`: the
- * function `plan` gets a `Task` too, and returns or yields what the task needs. A text is a key.
+ * With `{ plan }`, the task names its own inputs; `wit/world.wit` must include `task-with-plan`.
+ * The function `plan` receives a `Task` too, and returns or yields the inputs. A string is a key.
  */
 export function task(run, { plan } = {}) {
   return {
@@ -37,24 +37,24 @@ export function task(run, { plan } = {}) {
   };
 }
 
-/** An object that a plan asks for and that may be missing. */
+/** Asks for an object that may be missing. */
 export function optional(key) {
   return { tag: "optional-key", val: key };
 }
 
-/** All objects below a prefix, such as `masks/`. */
+/** Asks for all objects below a prefix, such as `masks/`. */
 export function prefix(key) {
   return { tag: "prefix", val: key };
 }
 
-/** Ends a plan that has to read these inputs first: it is called again when they are there. */
+/** Ends a plan that must read these inputs first. It is called again when they are present. */
 export function more(...needs) {
   return More.of(...needs);
 }
 
 class More extends Array {}
 
-/** What a plan returned or yielded, as the host takes it. */
+/** Converts the values that a plan returned or yielded to the host's form. */
 function gathered(planned) {
   const each = typeof planned !== "string" && planned?.[Symbol.iterator] ? planned : [planned];
   const inputs = [];
@@ -71,7 +71,7 @@ function asked(need) {
   throw new TypeError(`a plan asks for keys, optional(key) and prefix(key), not for ${JSON.stringify(need)}`);
 }
 
-/** One task: what its message says, and its files. */
+/** One task: the fields of its message, and its files. */
 class Task {
   constructor({ info, payload, attempt }) {
     /** The producer's number for the task. */
@@ -79,7 +79,7 @@ class Task {
     this.name = info.name;
     /** The prefix that inputs and outputs are relative to. */
     this.baseDirectory = info.baseDirectory;
-    /** The keys of the inputs: those of the message, then those that the plan asked for and that exist. */
+    /** The keys of the inputs: the message's, then those that the plan asked for and that exist. */
     this.inputs = info.inputs;
     this.known = new Set(info.inputs);
     /** The parameters, or `undefined`. */
@@ -114,7 +114,7 @@ class Task {
     return decode(this.read(key));
   }
 
-  /** Writes an output, a text or a `Uint8Array`, and makes the directories in its key. */
+  /** Writes an output, a string or a `Uint8Array`, and creates its directories. */
   write(key, content) {
     const bytes = typeof content === "string" ? encode(content) : content;
     const path = `/outputs/${key}`;
@@ -136,18 +136,18 @@ class Task {
   }
 }
 
-/** A key without the slash that a plan writes before one that begins at the bucket's root. */
+/** A key without the slash with which a key relative to the bucket's root begins in a plan. */
 function relative(key) {
   return key.replace(/^\//, "");
 }
 
-/** Bytes of one call. */
+/** The most bytes that one call reads or writes. */
 const PART = 1 << 20;
 
 /** Codes of file calls that may succeed at a later attempt. */
 const TEMPORARY = new Set(["busy", "in-progress", "interrupted", "io", "would-block"]);
 
-/** A call of the file system that failed. */
+/** A file call that failed. */
 class FileError extends Error {
   constructor(path, code) {
     super(`${path}: ${code}`);
@@ -191,7 +191,7 @@ function makeDirectory(key) {
   }
 }
 
-/** What the host is told of an exception. */
+/** The failure that the host receives for an exception. */
 function failure(error) {
   if (error instanceof Retry) return { tag: "retry", val: error.message };
   if (error instanceof Reject) return { tag: "reject", val: error.message };

@@ -44,7 +44,7 @@ def summary(task: Task[Options]) -> None:
 
 
 def summarise(cells: Iterable[str]) -> dict[str, float]:
-    """The summary of a column. Nothing if a cell is not a number, or all are empty."""
+    """The summary of a column. Empty if a cell is not a number, or if all cells are empty."""
     try:
         numbers = [float(cell) for cell in cells if cell]
     except ValueError:

@@ -1,4 +1,4 @@
-//! `try` and `component push` of components that are made to be compiled for ever.
+//! Tests `try` and `component push` of components whose compilation takes very long.
 
 use std::process::Stdio;
 
@@ -27,7 +27,7 @@ fn a_try_and_a_push_have_the_limits_of_a_run_and_its_quarantine() {
     assert_eq!(second.code, Some(1), "{}", second.stderr);
     assert!(second.stderr.contains("this machine tried before"), "{}", second.stderr);
     assert!(!place.has("bucket"), "nothing was pushed");
-    // So is it with a variable.
+    // The same with a variable.
     let mut command = place.host("component push slow.wasm --bucket ./bucket");
     let third = command.env("HOST_COMPILE_TIMEOUT", "2s").output().unwrap();
     let third = String::from_utf8_lossy(&third.stderr).into_owned();
@@ -37,7 +37,7 @@ fn a_try_and_a_push_have_the_limits_of_a_run_and_its_quarantine() {
     assert!(little.stderr.contains("the minimum is 64MiB"), "{}", little.stderr);
 }
 
-/// What compiles for a process, once it has begun.
+/// The process id of a host's compiler, once it has started.
 fn compiler(host: u32) -> i32 {
     loop {
         let children = std::fs::read_dir(format!("/proc/{host}/task")).unwrap().flatten();

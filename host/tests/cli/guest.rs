@@ -1,4 +1,4 @@
-//! Components made on the spot: a core module in text form, and our world around it.
+//! Generates components for tests, from a core module in text form and the world of tasks.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -6,27 +6,27 @@ use wit_parser::Resolve;
 /// How a guest ends.
 #[derive(Clone, Copy)]
 pub(crate) enum End {
-    /// Done, with no outputs.
+    /// Succeeds without outputs.
     Done,
-    /// `reject("no good")` from `prepare`.
+    /// Returns `reject("no good")` from `prepare`.
     Reject,
-    /// A trap in `execute`.
+    /// Traps in `execute`.
     Trap,
-    /// Not at all.
+    /// Never returns from `execute`.
     Never,
 }
 
-/// The parts of a core module of our world, in text form.
+/// The parts of a core module for the world of tasks, in text form.
 pub(crate) struct Core<'a> {
-    /// The bodies of the three calls. The canonical ABI has results in memory: at 1024 `ok`, at
-    /// 1040 `ok({success: true, outputs: []})`, at 1056 `err(reject("no good"))`.
+    /// The bodies of the calls. The canonical ABI returns the address of a result in memory: at
+    /// 1024 `ok`, at 1040 `ok({success: true, outputs: []})`, at 1056 `err(reject("no good"))`.
     pub(crate) prepare: &'a str,
     pub(crate) execute: &'a str,
-    /// What the module calls the function behind `execute`: text with the escapes of the format.
+    /// The module's name for the function behind `execute`, with the escapes of the text format.
     pub(crate) name: &'a str,
-    /// Pages of memory at the start.
+    /// The initial size of the memory in pages.
     pub(crate) pages: u32,
-    /// More of the module's fields.
+    /// Further fields of the module.
     pub(crate) more: &'a str,
 }
 
@@ -37,12 +37,12 @@ impl Default for Core<'_> {
     }
 }
 
-/// A component of our world that does nothing but end.
+/// A component that only ends in the given way.
 pub(crate) fn component(end: End) -> Vec<u8> {
     component_with(end, "")
 }
 
-/// The same with more in its core module.
+/// [`component`] with further fields in its core module.
 pub(crate) fn component_with(end: End, more: &str) -> Vec<u8> {
     let core = Core { more, ..Core::default() };
     component_of(&match end {
@@ -53,12 +53,12 @@ pub(crate) fn component_with(end: End, more: &str) -> Vec<u8> {
     })
 }
 
-/// A component of our world around that core module.
+/// The component with that core module.
 pub(crate) fn component_of(core: &Core<'_>) -> Vec<u8> {
     ComponentEncoder::default().module(&module(core)).unwrap().validate(true).encode().unwrap()
 }
 
-/// That core module, which says which world it implements.
+/// The core module, with metadata about the world that it implements.
 pub(crate) fn module(core: &Core<'_>) -> Vec<u8> {
     let Core { prepare, execute, name, pages, more } = core;
     let wat = format!(

@@ -1,4 +1,4 @@
-//! Slips of people who use the program for the first time.
+//! Tests of mistakes that new users make.
 
 use super::*;
 
@@ -63,7 +63,7 @@ fn a_url_with_a_slip_makes_no_directory() {
     assert!(place.has("sqs:x"));
 }
 
-/// What is in the directory.
+/// The names of the entries in the directory.
 fn names(place: &Place) -> Vec<std::ffi::OsString> {
     let mut names: Vec<_> =
         fs::read_dir(place.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -116,7 +116,7 @@ fn a_health_check_of_a_wrong_address_fails_as_any_other() {
     let mut command = place.host("health");
     let ended = Ended::of(command.env("HOST_LISTEN", "WRONG").output().unwrap());
     ended.exits(1).says("HOST_LISTEN: \"WRONG\" is not an address");
-    // Nobody listens there.
+    // No server listens there.
     place.run("health :9").exits(1).says("127.0.0.1:9: ");
 }
 
@@ -126,7 +126,7 @@ fn where_nobody_can_listen_the_reason_and_a_cure_are_told() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().port();
     for command in ["run --fq ./queue -x", "dashboard --fq ./queue"] {
-        // An address for documentation, which no machine has.
+        // An address that is reserved for documentation, so no machine has it.
         let ended = place.run(&format!("{command} --listen 192.0.2.1:80")).exits(1);
         ended.says("192.0.2.1 is not an address of this machine; 127.0.0.1:80 is for");
         let ended = place.run(&format!("{command} --listen localhost:{taken}")).exits(1);
@@ -146,7 +146,7 @@ fn a_machine_without_a_cache_has_an_empty_one() {
         place.run(&format!("cache {command} --json")).ok();
     }
     assert!(!place.has(".cache"), "nothing is made by looking");
-    // Some commands only store compiled code.
+    // Some commands store only compiled code.
     place.write("good.wasm", component(End::Done));
     place.run("component push good.wasm --name NO_OP").ok();
     place.run("cache ls").ok();
@@ -226,14 +226,14 @@ fn a_push_that_fails_leaves_nothing() {
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.contains('@')).count()
     };
-    // In the place of the component, nothing can be put.
+    // A directory in the place of the component makes the push fail.
     place.write("bucket/components/NO_OP.wasm/in-the-way", "");
     place.run("component push good.wasm --name NO_OP").exits(1);
     assert_eq!(versions(), 0);
     fs::remove_dir_all(place.path("bucket/components/NO_OP.wasm")).unwrap();
     place.run("component push good.wasm --name NO_OP").ok();
     assert_eq!(versions(), 1);
-    // What an earlier push kept stays.
+    // A version that an earlier push kept stays.
     fs::remove_file(place.path("bucket/components/NO_OP.wasm")).unwrap();
     place.write("bucket/components/NO_OP.wasm/in-the-way", "");
     place.run("component push good.wasm --name NO_OP").exits(1);
@@ -264,12 +264,12 @@ fn q_ends_the_screen_of_top_and_the_terminal_is_as_before() {
     place.run("submit --fq ./queue --name A --base-directory d").ok();
     for signal in [None, Some(libc::SIGTERM), Some(libc::SIGHUP)] {
         let (mut master, mut terminal) = (0, 0);
-        // SAFETY: both numbers are places for a handle, and the other pointers may be null.
+        // SAFETY: the first two pointers are valid for writes, and the others may be null.
         let opened = unsafe {
             libc::openpty(&mut master, &mut terminal, null_mut(), null_mut(), null_mut())
         };
         assert_eq!(opened, 0);
-        // SAFETY: the two handles were just opened, and nothing else uses them.
+        // SAFETY: the two descriptors were just opened, and nothing else owns them.
         let [master, terminal] = [master, terminal].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         let modes = || rustix::termios::tcgetattr(&terminal).unwrap().local_modes;
         let before = modes();
@@ -286,7 +286,8 @@ fn q_ends_the_screen_of_top_and_the_terminal_is_as_before() {
         assert_ne!(modes(), before, "keys are not shown");
         match signal {
             None => screen.write_all(b"xq").unwrap(),
-            // SAFETY: the child was not waited for yet, so the number is its own.
+            // SAFETY: `kill` has no preconditions. The child was not waited for yet, so the id is
+            // still its own.
             Some(signal) => assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0),
         }
         assert!(child.wait().unwrap().success());

@@ -1,8 +1,8 @@
 //! A network that fails on request: a proxy between a host and a server.
 //!
-//! Of HTTP/1 it understands enough to let single requests fail, to break an answer at a byte
-//! of its body, and to say what was asked for. Of anything else, HTTP/2 and so Pub/Sub among
-//! it, it knows only bytes: faults for all requests apply to these.
+//! The proxy understands HTTP/1 well enough to let single requests fail, to break an answer at a
+//! byte of its body, and to record requests. It treats everything else as bytes, including HTTP/2
+//! and therefore Pub/Sub. Faults for all requests apply to these bytes, too.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,38 +15,38 @@ mod pass;
 #[cfg(test)]
 mod tests;
 
-/// How often the proxy looks whether it is to do something else.
+/// How often the proxy checks for a change of its fault.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What goes wrong.
+/// A fault of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody listens, and the connections there are end. Not for single requests.
+    /// The port refuses connections, and existing connections end. Only for all requests.
     Refused,
-    /// The connection is reset when so many bytes of an answer have passed.
+    /// The connection is reset after this many bytes of an answer.
     Reset(usize),
-    /// The connection ends, as if all was said, when so many bytes of the body of an answer
-    /// have passed; of what is not HTTP/1, so many bytes of all.
+    /// The connection ends normally after this many bytes of an answer's body. Without HTTP/1,
+    /// after this many bytes from the server.
     Cut(usize),
-    /// Every answer comes so much later; of what is not HTTP/1, every piece of one.
+    /// Every answer is late by this time. Without HTTP/1, every piece of data from the server is.
     Slow(Duration),
-    /// The server is not asked, and this is answered. Of HTTP/1 only.
+    /// The proxy gives this answer itself, without asking the server. Only for HTTP/1.
     Answer {
-        /// 403, 503.
+        /// The status, such as 403 or 503.
         status: u16,
-        /// What is in it.
+        /// The body.
         body: String,
     },
 }
 
-/// A proxy. It ends when it is dropped.
+/// A proxy. Dropping this stops it.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
 
-/// What the proxy's threads share.
+/// The state that the proxy's threads share.
 #[derive(Debug)]
 struct Shared {
     upstream: String,
@@ -56,9 +56,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     fault: Option<Active>,
-    /// What was asked for, as in [`Proxy::requests`].
+    /// The recorded requests, in the format of [`Proxy::requests`].
     requests: Vec<String>,
-    /// Both ends of all connections, by their number.
+    /// Both ends of all connections, by number.
     open: HashMap<u64, TcpStream>,
     connections: u64,
     has_ended: bool,
@@ -67,14 +67,14 @@ struct State {
 #[derive(Debug, Clone)]
 struct Active {
     fault: Fault,
-    /// What is in the requests that it is for.
+    /// The fault applies to requests that contain this text.
     of: String,
-    /// How many more of them it is for.
+    /// How many more requests the fault applies to.
     times: usize,
 }
 
 impl Proxy {
-    /// A proxy to the server at an address, or at an `http://` URL, that lets all pass.
+    /// A proxy to the server at an address or an `http://` URL. At first, it has no fault.
     pub fn to(server: &str) -> Self {
         let upstream = server.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -95,26 +95,26 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on, all goes wrong in this way.
+    /// From now on, all requests get this fault.
     pub fn fail(&self, fault: Fault) {
         self.fail_some(fault, "", usize::MAX);
     }
 
-    /// From now on, the next so many `times` that a request has `of` in it, it goes wrong in
-    /// this way. See [`requests`](Self::requests) for what a request looks like.
+    /// From now on, the next `times` requests that contain `of` get this fault.
+    /// [`requests`](Self::requests) describes the format of a request.
     pub fn fail_some(&self, fault: Fault, of: &str, times: usize) {
         let is_refused = fault == Fault::Refused;
         self.state().fault = Some(Active { fault, of: of.to_owned(), times });
         if is_refused {
             self.shared.end_all();
-            // The thread that listens has to see it.
+            // Waits until the listening thread has noticed.
             while TcpStream::connect(self.address).is_ok() {
                 thread::sleep(LOOK);
             }
         }
     }
 
-    /// From now on, all passes.
+    /// Ends the fault.
     pub fn mend(&self) {
         self.state().fault = None;
         while TcpStream::connect(self.address).is_err() {
@@ -122,9 +122,8 @@ impl Proxy {
         }
     }
 
-    /// The HTTP/1 requests that came, those that failed included, as `GET /bucket/key`; and
-    /// for services that are asked so, with what was asked for behind it:
-    /// `POST / AmazonSQS.ReceiveMessage`.
+    /// The HTTP/1 requests so far, including failed ones, such as `GET /bucket/key`. The operation
+    /// follows for services that name it in a header: `POST / AmazonSQS.ReceiveMessage`.
     pub fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
@@ -148,12 +147,12 @@ impl Shared {
 
     fn end_all(&self) {
         for (_, stream) in self.state().open.drain() {
-            // It may have ended by itself.
+            // The connection may have ended by itself.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Notes a stream, to end it when that is asked for; until it is forgotten.
+    /// Records a stream, so that `end_all` can end it, until it is forgotten.
     fn note(&self, stream: &TcpStream) -> io::Result<u64> {
         let mut state = self.state();
         state.connections += 1;
@@ -166,7 +165,7 @@ impl Shared {
         self.state().open.remove(&number);
     }
 
-    /// Notes a request, and says what is to go wrong with it.
+    /// Records a request, and returns its fault, if any.
     fn request(&self, what: &str) -> Option<Fault> {
         let mut state = self.state();
         state.requests.push(what.to_owned());
@@ -178,7 +177,7 @@ impl Shared {
         Some(active.fault.clone())
     }
 
-    /// What goes wrong with all.
+    /// The current fault, if it applies to all requests.
     fn fault(&self) -> Option<Fault> {
         let state = self.state();
         let active = state.fault.as_ref().filter(|active| active.of.is_empty())?;
@@ -186,7 +185,7 @@ impl Shared {
     }
 }
 
-/// Takes connections, and none while they are to be refused.
+/// Accepts connections, and closes the port while connections are to be refused.
 fn serve(shared: &Arc<Shared>, listener: TcpListener, address: SocketAddr) {
     listener.set_nonblocking(true).expect("a listener that does not wait");
     let mut listening = Some(listener);
@@ -197,7 +196,7 @@ fn serve(shared: &Arc<Shared>, listener: TcpListener, address: SocketAddr) {
         if shared.fault() == Some(Fault::Refused) {
             listening = None;
         } else if listening.is_none() {
-            // Somebody else may have the port for a moment.
+            // Another program may have the port for a moment.
             listening = TcpListener::bind(address).ok();
             if let Some(listener) = &listening {
                 listener.set_nonblocking(true).expect("a listener that does not wait");
@@ -207,7 +206,7 @@ fn serve(shared: &Arc<Shared>, listener: TcpListener, address: SocketAddr) {
             Some(Ok((client, _))) => {
                 let shared = shared.clone();
                 thread::spawn(move || {
-                    // A connection that breaks is what this is for.
+                    // Broken connections are expected.
                     let _ = client.set_nonblocking(false);
                     let _ = pass::connection(&shared, client);
                 });

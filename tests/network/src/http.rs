@@ -1,4 +1,5 @@
-//! As much of HTTP as tests need: one request, and a server that answers from a function.
+//! The parts of HTTP that tests need: sending one request, and a server that answers from a
+//! function.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,45 +10,45 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// A request to a server here.
+/// A request to a server of this module.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// `GET`.
+    /// The method, such as `GET`.
     pub method: String,
-    /// With what comes after a `?`.
+    /// The path, including the query after a `?`.
     pub path: String,
     /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// What it brings.
+    /// The body.
     pub body: Vec<u8>,
 }
 
-/// What a server says.
+/// The answer of a server.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// 200, 404.
+    /// The status, such as 200 or 404.
     pub status: u16,
-    /// Names in lower case, and values; the length of the body is added.
+    /// Names in lower case, and values. The server adds the length of the body.
     pub headers: Vec<(String, String)>,
-    /// The answer itself.
+    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// An answer without headers of its own.
+    /// An answer without additional headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 }
 
 impl Request {
-    /// The value of a header, by its name in lower case.
+    /// The value of a header. `name` is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
     }
 }
 
-/// Sends a request to `http://ADDRESS` and returns what is answered.
+/// Sends a request to `http://ADDRESS`, and returns the answer.
 pub fn send(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let address = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address)
@@ -70,7 +71,7 @@ pub fn send(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body:
     Answer { status, headers, body }
 }
 
-/// A server on a free port, for as long as the test runs.
+/// A server on a free port, which runs until the test ends.
 pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -79,7 +80,7 @@ pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Soc
         for stream in listener.incoming().flatten() {
             let answer = answer.clone();
             thread::spawn(move || {
-                // A client that goes away is no fault of the server's.
+                // A client may close its connection at any time.
                 let _ = converse(stream, &*answer);
             });
         }
@@ -121,7 +122,7 @@ fn converse(stream: TcpStream, answer: &dyn Fn(&Request) -> Answer) -> io::Resul
         let Answer { status, headers, body } = answer(&Request { method, path, headers, body });
         let mut head = format!("HTTP/1.1 {status} Said\r\n");
         for (name, value) in &headers {
-            // Of a body that isn't there, the length is all there is.
+            // In the answer to a HEAD request, the function's own length is kept.
             let is_framing =
                 ["content-length", "transfer-encoding", "connection"].contains(&&**name);
             if !is_framing || (is_head && name == "content-length") {

@@ -1,15 +1,16 @@
-//! A container image of a host that was built for tests.
+//! Builds a container image with a host that was built for tests.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Makes an image as users have it: the host is not root, and there is nothing but its libraries and
-/// the certificates. `scratch` is a directory of the host's file system, and `daemon` a `DOCKER_HOST`.
+/// Creates an image like the one of users: the host is not root, and the image contains only the
+/// host, its libraries and certificates. `scratch` is a directory on the file system of the host
+/// program, and `daemon` is a `DOCKER_HOST`.
 ///
 /// # Panics
-/// If the image can't be made.
+/// If the image cannot be created.
 pub fn import(host: &Path, scratch: &Path, daemon: &str, name: &str) {
     let root = scratch.join(format!("image-{}", std::process::id()));
     fs::create_dir(&root).expect("a directory for the image");
@@ -36,7 +37,7 @@ pub fn import(host: &Path, scratch: &Path, daemon: &str, name: &str) {
     assert!(packed, "the image can't be packed");
 }
 
-/// The files of the image.
+/// Copies the files of the image to `root`.
 fn fill(root: &Path, host: &Path) {
     set_mode(root, 0o755);
     let place = |from: &Path| {
@@ -48,7 +49,7 @@ fn fill(root: &Path, host: &Path) {
     let linked = String::from_utf8_lossy(&linked.stdout);
     linked.split_whitespace().map(Path::new).filter(|word| word.is_absolute()).for_each(place);
     place(Path::new("/etc/ssl/certs/ca-certificates.crt"));
-    // Large, and on the same file system.
+    // A link instead of a copy, because the program is large.
     fs::hard_link(host, root.join("host")).expect("a link to the host");
     for shared in ["cache", "tmp"] {
         let path = root.join(shared);

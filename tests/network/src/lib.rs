@@ -1,5 +1,5 @@
-//! A small web server, a proxy that fails on request, waiting for what can be observed, and an image of
-//! the host: for tests and `cargo xtask soak`.
+//! Tools for tests and `cargo xtask soak`: a small web server, a proxy with faults, functions that
+//! wait for a condition, and a container image of the host.
 
 pub mod faults;
 pub mod http;

@@ -1,23 +1,23 @@
-//! Waiting for what can be observed, instead of for a time.
+//! Functions that wait for a condition instead of a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a machine that is busy with other things.
+/// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Looks again and again until there is something to see, and returns that.
+/// Calls `look` repeatedly until it returns a value, and returns this value.
 ///
 /// # Panics
-/// After two minutes, with `what` was not to be seen.
+/// After two minutes, with a message that contains `what`.
 #[track_caller]
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, what, look)
 }
 
-/// The same with a time of one's own.
+/// Does the same with another maximum time.
 ///
 /// # Panics
-/// After that time, with `what` was not to be seen.
+/// After `time`, with a message that contains `what`.
 #[track_caller]
 pub fn within<T>(time: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

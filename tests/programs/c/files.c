@@ -1,5 +1,6 @@
-// What a C program expects of its files: stdio, and the calls of unistd.h, fcntl.h, dirent.h and
-// sys/stat.h. Leaves `report.txt`: the number of expectations, and the name of each that failed.
+// Checks whether files behave as a C program expects: stdio, and the calls of unistd.h, fcntl.h,
+// dirent.h and sys/stat.h. Leaves `report.txt`: the number of checks, and the name of each failed
+// check.
 
 #include <dirent.h>
 #include <errno.h>
@@ -36,7 +37,7 @@ static void fails(const char *name, bool failed, int want) {
     }
 }
 
-// The call is part of the name.
+// The name of a check contains its call.
 #define EXPECT(holds) (errno = 0, expect(#holds, holds))
 #define FAILS(call, want) (errno = 0, fails(#call, (call) < 0, want))
 #define NONE(call, want) (errno = 0, fails(#call, (call) == NULL, want))
@@ -48,7 +49,7 @@ static void put(const char *path, const char *text) {
     }
 }
 
-// The text of a small file. The next call overwrites it.
+// Returns the text of a small file. The next call overwrites the text.
 static const char *get(const char *path) {
     static char text[4096];
     FILE *file = fopen(path, "r");
@@ -116,7 +117,7 @@ static void inputs_are_read(void) {
     EXPECT(pread(fd, bytes, 100, LARGE - 5) == 5 && pread(fd, bytes, 100, LARGE) == 0);
     EXPECT(lseek(fd, 0, SEEK_CUR) == LARGE);
     FAILS(lseek(fd, -1, SEEK_SET), EINVAL);
-    // Not EBADF: the file is read-only, and so is the descriptor.
+    // The error is not EBADF, because the file itself is read-only, and not only the descriptor.
     FAILS(write(fd, "x", 1), EPERM);
     close(fd);
     FAILS(read(fd, bytes, 1), EBADF);
@@ -131,7 +132,7 @@ static void inputs_are_read(void) {
     FAILS(open("/inputs/in/none", O_RDONLY), ENOENT);
     FAILS(open("/inputs/in/hello.txt/x", O_RDONLY), ENOTDIR);
     FAILS(open("/inputs/in/hello.txt", O_RDONLY | O_DIRECTORY), ENOTDIR);
-    // Says the C library, which knows of two directories only.
+    // The error comes from the C library, which knows only two directories.
     NONE(fopen("/etc/passwd", "r"), ENOTCAPABLE);
     NONE(fopen("/inputs/../etc/passwd", "r"), EPERM);
     NONE(opendir("/inputs/in/hello.txt"), ENOTDIR);
@@ -212,7 +213,7 @@ static void bytes_are_written(void) {
     FAILS(ftruncate(fd, 1), EINVAL);
     close(fd);
 
-    // Large, and in pieces that fit nothing.
+    // Writes a large file in pieces that are not aligned with any buffer.
     static unsigned char large[LARGE];
     for (int i = 0; i < LARGE; i++) large[i] = i % 253;
     file = fopen("large.bin", "wb+");
@@ -358,7 +359,7 @@ static void directories_are_listed(void) {
     struct dirent *entry = readdir(dir);
     EXPECT(entry && !strcmp(entry->d_name, next));
 
-    // As `rm -r` does: each entry is removed when it is read.
+    // Removes each entry when it is read, as `rm -r` does.
     rewinddir(dir);
     int removed = 0;
     while ((entry = readdir(dir))) {
@@ -401,7 +402,7 @@ static void times_go_on(void) {
     struct timespec some[2] = {{0, UTIME_OMIT}, {7, 0}};
     EXPECT(utimensat(AT_FDCWD, "timed", some, 0) == 0 && fstat(fd, &now) == 0);
     EXPECT(now.st_atim.tv_sec == 1000000000 && now.st_mtim.tv_sec == 7);
-    // Not `UTIME_NOW`: Debian's C library of 2022 gets it wrong.
+    // Does not use `UTIME_NOW`, because Debian's C library of 2022 handles it incorrectly.
     EXPECT(write(fd, "x", 1) == 1 && fstat(fd, &now) == 0);
     EXPECT(now.st_atim.tv_sec == 1000000000 && !later(last.st_mtim, now.st_mtim));
     struct timespec bad[2] = {{0, 0}, {0, 1000000000}};
@@ -416,7 +417,7 @@ bool exports_task_prepare(task_task_record_t *task, task_failure_t *err) { retur
 bool exports_task_execute(task_task_record_t *task, task_outcome_t *ret, task_failure_t *err) {
     report = fopen("/outputs/report.txt", "w");
     setvbuf(report, NULL, _IONBF, 0);
-    // Room for the number of expectations.
+    // Reserves space for the number of checks.
     fprintf(report, "      \n");
     char cwd[32];
     EXPECT(chdir("/outputs") == 0 && !strcmp(getcwd(cwd, sizeof cwd), "/outputs"));

@@ -1,4 +1,5 @@
-// What a C program can observe beside its task. Leaves `observed/ID.txt`, one `NAME: VALUE` a line.
+// Writes what a C program can observe besides its task to `observed/ID.txt`, one `NAME: VALUE` per
+// line.
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
-/* A program with a main, which knows nothing of Task Host. It writes its task, which it has on
- * standard input, to `task.json`. If the task has the word `later`, it asks for another try until the
- * second attempt. */
+/* A program with a `main` and without code for Task Host. It reads its task from standard input,
+ * and writes it to `task.json`. If the task contains the word `later`, it asks for a retry until
+ * the second attempt. */
 
 #include <stdio.h>
 #include <stdlib.h>

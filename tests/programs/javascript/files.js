@@ -1,6 +1,6 @@
-// What a JavaScript program expects of its files. JavaScript has no file functions of its own here:
-// it calls `wasi:filesystem` itself. Leaves `report.txt`: the number of expectations, and the name of
-// each that failed.
+// Checks whether files behave as a JavaScript program expects. JavaScript has no file functions of
+// its own here, so the program calls `wasi:filesystem` directly. Leaves `report.txt`: the number of
+// checks, and the name of each failed check.
 
 import preopens from "wasi:filesystem/preopens@0.2.12";
 
@@ -21,7 +21,7 @@ function expect(name, holds) {
   if (!holds) failed.push(name);
 }
 
-/** The error code that a call throws. */
+/** Returns the error code that a call throws. */
 function code(call) {
   try {
     call();
@@ -45,7 +45,7 @@ const later = (a, b) =>
 
 let inputs, outputs;
 
-/** Gives a descriptor to `use`, and closes it. */
+/** Passes a descriptor to `use`, and closes it afterwards. */
 function using(descriptor, use) {
   try {
     return use(descriptor);

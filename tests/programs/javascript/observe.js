@@ -1,5 +1,5 @@
-// What a JavaScript program can observe beside its task. Leaves `observed/ID.txt`, one `NAME: VALUE`
-// a line.
+// Writes what a JavaScript program can observe besides its task to `observed/ID.txt`, one `NAME:
+// VALUE` per line.
 
 import preopens from "wasi:filesystem/preopens@0.2.12";
 import monotonicClock from "wasi:clocks/monotonic-clock@0.2.12";

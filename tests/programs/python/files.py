@@ -3,7 +3,7 @@ modules above them. Leaves `report.txt`: the number of expectations, and the nam
 failed."""
 
 import csv
-import encodings.cp437  # `zipfile` asks for it only when it reads.
+import encodings.cp437  # `zipfile` imports it only when it reads an archive.
 import errno
 import glob
 import gzip
@@ -100,7 +100,7 @@ def inputs_can_not_be_changed():
     hello = INPUTS / "hello.txt"
     for mode in ["w", "a", "r+", "w+"]:
         fails(f"open with {mode}", errno.EPERM, open, hello, mode)
-    # Exclusive creation of what is there.
+    # Exclusive creation of an existing file.
     fails("open with x", errno.EPERM, open, hello, "x")
     fails("create", errno.EPERM, open, "/inputs/new", "w")
     fails("remove", errno.EPERM, os.remove, hello)
@@ -253,7 +253,7 @@ def entries_are_renamed():
         file.seek(0)
         expect("open after it was removed", file.read() == "still here")
     with open("gone") as file:
-        # The usual way to replace a file at once.
+        # The usual way to replace a file atomically.
         with tempfile.NamedTemporaryFile("w", dir=".", delete=False) as new:
             new.write("replaced")
         os.replace(new.name, "gone")
@@ -371,7 +371,7 @@ def modules_above():
     for path in glob.glob("data.*") + ["table.csv"]:
         os.remove(path)
     try:
-        import colorsys  # Of the standard library, and not needed by anything above.
+        import colorsys  # A module of the standard library that nothing above imports.
 
         expect("no module is loaded late", not colorsys)
     except ModuleNotFoundError:

@@ -1,4 +1,5 @@
-//! The Helm chart, with the real Helm, against the schemas of Kubernetes and KEDA.
+//! Renders the Helm chart with the real Helm, and checks it against the schemas of Kubernetes and
+//! KEDA.
 
 use std::io::Write;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn chart() -> String {
     deployed("helm/task-host").to_str().expect("a path that is text").to_owned()
 }
 
-/// The objects that Kubernetes would get.
+/// The objects that Helm would send to Kubernetes.
 #[track_caller]
 fn objects(values: &[&[&str]]) -> Vec<Value> {
     let rendered = run(&["template", "night", &chart(), "--namespace", "jobs"], values).good();
@@ -52,7 +53,7 @@ fn the(kind: &str, objects: &[Value]) -> Value {
     object.clone()
 }
 
-/// The value of a variable of the container.
+/// The value of an environment variable of the container.
 fn variable(pod: &Value, name: &str) -> Value {
     let variables = pod["spec"]["containers"][0]["env"].as_array().expect("variables");
     let found = variables.iter().rfind(|variable| variable["name"] == name);
@@ -73,7 +74,7 @@ fn keda_starts_workers_while_tasks_wait() {
     let spec = the("ScaledJob", &objects)["spec"].clone();
     assert_eq!((&spec["minReplicaCount"], &spec["maxReplicaCount"]), (&json!(0), &json!(100)));
     let job = &spec["jobTargetRef"];
-    // It would end workers in the middle of their tasks.
+    // A deadline would end workers in the middle of their tasks.
     assert_eq!(job["activeDeadlineSeconds"], Value::Null);
     let trigger = &spec["triggers"][0];
     assert_eq!(trigger["metadata"]["queueURL"], "my-tasks");
@@ -111,7 +112,7 @@ fn workers_may_do_little_and_are_stopped_in_time() {
     assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
 }
 
-/// Each variable that the chart sets is a setting of the host of this version.
+/// Each environment variable in the chart is a setting of this version of the host.
 #[test]
 fn the_chart_sets_what_the_host_knows() {
     let pod = the("Job", &objects(&[NEEDED, JOB]))["spec"]["template"].clone();

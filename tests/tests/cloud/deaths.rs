@@ -1,15 +1,15 @@
-//! Tasks whose hosts were killed or stopped while they were only held ahead: they were never
-//! tried, and are done in the end.
+//! Tasks that a host held ahead when it was killed or stopped. They lose no attempt, and are done
+//! in the end.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Cloud, Running, eventually, http, server};
 
-/// Tasks that are held while another one runs.
+/// The number of tasks that are held while another task runs.
 const HELD: u64 = 8;
 
-/// Tasks that take for ever, until another guest has their name. Which of them runs first is the
-/// queue's affair.
+/// Submits tasks that never end, until another guest replaces their component. The queue determines
+/// which task runs first.
 fn submit(cloud: &Cloud) {
     push(cloud, "misbehave");
     let task = |id: u64| {
@@ -26,7 +26,7 @@ fn submit(cloud: &Cloud) {
     cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
 }
 
-/// Has tasks do what that guest does.
+/// Pushes this guest as the component of the tasks.
 fn push(cloud: &Cloud, guest: &str) {
     let guest = task_host_tests::guest(guest);
     let guest = guest.to_str().expect("a path that is text");
@@ -37,7 +37,7 @@ fn leased(cloud: &Cloud) -> u64 {
     cloud.status(&cloud.queue)["leased"].as_u64().expect("a count")
 }
 
-/// A host that runs one task and holds all others.
+/// A host that runs one task and holds all others ahead.
 fn holding(cloud: &Cloud, lease: &str) -> Running {
     eventually("leases that are over", || (leased(cloud) == 0).then_some(()));
     let args = ["--parallel", "1", "--prefetch", "10", "--grace", "100ms", "--lease", lease];
@@ -46,9 +46,9 @@ fn holding(cloud: &Cloud, lease: &str) -> Running {
     host
 }
 
-/// Has a host do all tasks, and sees that none was given up.
+/// Lets a host finish all tasks, and checks that none was rejected.
 fn finish(cloud: &Cloud) {
-    // It copies inputs.
+    // This guest copies inputs.
     push(cloud, "NO_OP");
     let host = cloud.start(&["run", "--parallel", "2", "--lease", "5s"]);
     let is_done = |id: u64| cloud.object(&format!("done-{id}/0_output/x.dat")).is_some();
@@ -94,7 +94,7 @@ fn hosts_that_stop_use_up_no_receives_of_a_redrive_policy() {
     assert_eq!(cloud.status(&format!("sqs://{dead}"))["enqueued"], 0);
 }
 
-/// Asks the server in SQS's own words.
+/// Sends a request of the SQS API to the server.
 fn ask(action: &str, body: &Value) {
     let target = format!("AmazonSQS.{action}");
     let headers = [("x-amz-target", &*target), ("content-type", "application/x-amz-json-1.0")];

@@ -1,4 +1,4 @@
-//! What the pages about clouds tell people to put on their machines.
+//! The files in `deploy` that the pages about clouds tell users to install.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +20,7 @@ pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The unit and the policies are printed in pages, which link to the start-up script.
+/// The pages contain the unit and the policies, and link to the start-up script.
 #[test]
 fn pages_show_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a clone");
@@ -50,7 +50,7 @@ fn scripts_have_no_traps() {
 #[test]
 fn the_unit_is_one_that_systemd_takes() {
     let dir = tempfile::tempdir().expect("a directory");
-    // On this machine, the program is where it was built.
+    // Replaces the path of the program with the path of the program under test.
     let unit = text(&deployed("task-host.service"));
     let here = unit.replace("/usr/local/bin/host", host().to_str().expect("a path that is text"));
     assert_ne!(here, unit);
@@ -60,7 +60,7 @@ fn the_unit_is_one_that_systemd_takes() {
     assert_eq!(verified.stderr, "", "systemd has something to say");
 }
 
-/// A metadata server with what a machine of Google's would find there.
+/// A metadata server with the contents that a Google machine finds.
 fn metadata(attributes: BTreeMap<&'static str, String>) -> String {
     let address = http::serve(move |request: &Request| {
         let not_found = Answer::new(404, "not found");
@@ -84,10 +84,10 @@ fn metadata(attributes: BTreeMap<&'static str, String>) -> String {
     address.to_string()
 }
 
-/// Programs of a real machine that would change this one.
+/// Programs that record their calls, in place of programs that would change this machine.
 fn stand_ins(dir: &Path) {
     let record = "#!/bin/bash\nprintf '%s\\n' \"$(basename \"$0\") $*\" >> \"$RECORD\"\n";
-    // What systemd-run would run, with the environment it would give.
+    // Runs the command that systemd-run would run, with the same environment.
     let run = format!(
         "{record}
 case \"$*\" in *--on-active=*) exit 0 ;; esac
@@ -132,7 +132,8 @@ exec /usr/bin/install \"${{args[@]}}\"
     }
 }
 
-/// Runs the start-up script in the place of `cloud`, and returns what it told other programs.
+/// Runs the start-up script in the place of `cloud`. Returns its result, and the recorded calls of
+/// other programs.
 fn start_up(
     cloud: &Cloud,
     attributes: &[(&'static str, &str)],
@@ -149,7 +150,7 @@ fn start_up(
     bash.env("HOME", cloud.file("home")).env("RECORD", cloud.file("record"));
     bash.env("GCE_METADATA_HOST", metadata(attributes)).env("RUN", cloud.file("run"));
     bash.env("PROGRAM", program);
-    // Where the services are, which a machine of Google's need not be told.
+    // The addresses of the test servers, which a Google machine does not need.
     for (name, value) in cloud.variables() {
         if !name.starts_with("AWS_ACCESS") && !name.starts_with("AWS_SECRET") {
             bash.env(name, value);
@@ -187,7 +188,7 @@ fn a_machine_of_googles_works_on_what_its_metadata_says() {
     let finished = finished.good();
     assert!(finished.stdout.contains("1 done"), "{}\n{}", finished.stdout, finished.stderr);
     assert!(cloud.object("data/0_digest/1.sha256").is_some());
-    // No other program was told a secret, and nobody else can read it.
+    // No other program got a secret in its arguments, and other users cannot read the secret.
     assert!(!told.contains("a-secret"), "{told}");
     let environment = cloud.file("run/environment");
     assert!(text(&environment).contains("AWS_SECRET_ACCESS_KEY=a-secret"));
@@ -253,7 +254,8 @@ fn the_program_may_come_from_a_bucket() {
     assert_eq!(finished.good().stdout, "fetched run --parallel 8\n");
 }
 
-/// What a machine asked of Google's Compute Engine when its host, which `program` stands for, had ended.
+/// The requests that a machine sent to Google's Compute Engine after its host ended. `program`
+/// replaces the host.
 fn asked_at_the_end(
     attributes: &[(&'static str, &str)],
     program: &str,
@@ -312,13 +314,13 @@ fn a_machine_deletes_itself_when_its_host_has_ended() {
 #[test]
 fn a_machine_that_is_not_done_does_not_delete_itself() {
     let none: [String; 0] = [];
-    // Nobody asked for it.
+    // Nothing requests the deletion.
     assert_eq!(asked_at_the_end(&[IN_USE, GROUP], "exit 0", "running"), none);
     let attributes = [DELETE_WHEN_DONE, IN_USE, GROUP];
-    // Tasks were released, or a setting is wrong.
+    // The host released tasks, or a setting is wrong.
     assert_eq!(asked_at_the_end(&attributes, "exit 4", "running"), none);
     assert_eq!(asked_at_the_end(&attributes, "exit 2", "running"), none);
-    // The machine is shut down, or is taken away: its group starts another one.
+    // The machine is shutting down or is preempted. Its group starts another one.
     assert_eq!(asked_at_the_end(&attributes, "exit 0", "stopping"), none);
     let preempted = [DELETE_WHEN_DONE, ("instance/preempted", "TRUE"), GROUP];
     assert_eq!(asked_at_the_end(&preempted, "exit 0", "running"), none);
@@ -339,7 +341,7 @@ fn allowed(policy: &str) -> BTreeMap<String, BTreeSet<String>> {
     allowed
 }
 
-/// What policy a request needs: the resource as the policies name it, and the action.
+/// The permission that a request needs: the resource as the policies name it, and the action.
 fn needed(request: &Request, name: &str) -> Option<(String, String)> {
     if let Some(target) = request.header("x-amz-target") {
         let action = target.strip_prefix("AmazonSQS.")?.trim_end_matches("Batch");
@@ -363,11 +365,11 @@ fn needed(request: &Request, name: &str) -> Option<(String, String)> {
     Some((format!("my-bucket/{key}"), action.to_owned()))
 }
 
-/// Resources as the policies name them, and actions.
+/// Pairs of a resource, as the policies name it, and an action.
 type Needed = Arc<Mutex<BTreeSet<(String, String)>>>;
 
-/// A server in front of that of AWS which takes down what each request to do with the bucket
-/// `name` or with a queue needs.
+/// A server in front of the AWS server. It records the permission that each request for the bucket
+/// `name` or for a queue needs.
 fn recording(name: String) -> (String, Needed) {
     let seen = Needed::new(Mutex::new(BTreeSet::new()));
     let record = seen.clone();
@@ -386,7 +388,7 @@ fn recording(name: String) -> (String, Needed) {
     (format!("http://{address}"), seen)
 }
 
-/// All that hosts and producers ask for is allowed, and all that is allowed is asked for.
+/// The policies allow every request that hosts and producers make, and nothing else.
 #[test]
 fn the_policies_allow_what_is_needed_and_no_more() {
     let direct = Cloud::aws();
@@ -407,10 +409,10 @@ fn the_policies_allow_what_is_needed_and_no_more() {
     };
     cloud.submit(&[
         task(1, "digest", &["0_input/1"], Value::Null),
-        // Its output goes in parts.
+        // The host uploads its output in parts.
         task(2, "misbehave", &[], json!({"do": "write", "bytes": 20_000_000})),
         task(3, "misbehave", &[], json!({"do": "reject"})),
-        // Its lease is renewed; and it is sent again.
+        // The host renews its lease, and the task is sent again.
         task(4, "misbehave", &[], json!({"do": "sleep", "secs": 3})),
         task(5, "misbehave", &[], json!({"do": "fail-until", "attempt": 2})),
     ]);
@@ -420,7 +422,7 @@ fn the_policies_allow_what_is_needed_and_no_more() {
     let worker = std::mem::take(&mut *seen.lock().expect("no panic"));
 
     compare("aws/producer-policy.json", &producer, &[]);
-    // A host that is stopped in the middle gives up the parts that it has put.
+    // A host that is stopped during an upload aborts the upload.
     compare("aws/worker-policy.json", &worker, &["s3:AbortMultipartUpload"]);
 }
 

@@ -1,5 +1,5 @@
-//! Services that fail in the ways in which they do: the host stays up, says what is wrong once,
-//! is not ready meanwhile, and loses nothing.
+//! Typical failures of services. The host keeps running, reports each problem once, is not ready
+//! meanwhile, and loses no task.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn task(id: u64) -> Value {
     })
 }
 
-/// A cloud behind a proxy, with the inputs of `tasks` tasks, and those tasks.
+/// A cloud behind a proxy, with `tasks` submitted tasks and their inputs.
 fn behind_a_proxy(tasks: u64) -> (Cloud, Proxy) {
     let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
     let cloud = Cloud::of_aws(&proxy.url());
@@ -34,7 +34,7 @@ fn fill(cloud: &Cloud, tasks: u64) {
     cloud.host(&["submit", "--queue", &cloud.errors(), "/dev/null"]).good();
 }
 
-/// A host that answers probes, and where.
+/// A host that answers probes, and the address of its probes.
 fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
     let fixed =
         ["run", "--listen", "127.0.0.1:0", "--log-format", "json", "--retry-after", "100ms"];
@@ -47,7 +47,7 @@ fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
     (host, address)
 }
 
-/// What `/readyz` says: the status, and the problems.
+/// The answer of `/readyz`: the status, and the problems.
 fn ready(address: &str) -> (u16, String) {
     let answer = http::send(address, "GET", "/readyz", &[], b"");
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
@@ -57,13 +57,13 @@ fn is_done(cloud: &Cloud, tasks: u64) -> bool {
     (0..tasks).all(|id| cloud.object(&format!("data/0_digest/{id}.sha256")).is_some())
 }
 
-/// How many lines of that level a host has written.
+/// The log lines with this level.
 fn lines(host: &Running, level: &str) -> Vec<String> {
     let is_of = |line: &&str| line.contains(&format!("\"level\":\"{level}\""));
     host.stderr().lines().filter(is_of).map(str::to_owned).collect()
 }
 
-/// A host under a fault of everything: it waits, and goes on when that is over.
+/// Checks that a host waits while all requests fail, and continues afterwards.
 fn waits_it_out(fault: Fault) {
     let (cloud, proxy) = behind_a_proxy(TASKS);
     let direct = server("TASK_HOST_TEST_AWS");
@@ -83,7 +83,7 @@ fn goes_on_after(cloud: &Cloud, proxy: &Proxy, fault: Fault, direct: (&str, &str
     assert_eq!(http::send(&address, "GET", "/healthz", &[], b"").status, 200);
     std::thread::sleep(Duration::from_secs(5));
     let said = lines(&host, "ERROR");
-    // Leasing, renewing and settling, reading and writing: each is said once.
+    // Failures of leasing, renewing, settling, reading and writing are each reported once.
     assert!(!said.is_empty() && said.len() <= 5, "{fault:?}: {said:#?}");
 
     proxy.mend();
@@ -91,13 +91,13 @@ fn goes_on_after(cloud: &Cloud, proxy: &Proxy, fault: Fault, direct: (&str, &str
     eventually("a host that is ready", || (ready(&address).0 == 200).then_some(()));
     host.signal(Signal::TERM);
     let host_said = host.wait().good().stderr;
-    // What can't be counted is null.
+    // The count is null if the queue cannot count.
     let errors = &cloud.status(&cloud.errors())["enqueued"];
     assert!(errors.as_u64().unwrap_or(0) == 0, "a task was given up");
     assert!(!host_said.contains("rejected"), "{host_said}");
 }
 
-/// More tasks, on a way that nothing is wrong with.
+/// Submits more tasks without the proxy.
 fn submit_directly(cloud: &Cloud, from: u64, direct: (&str, &str)) {
     let file = cloud.file("more.jsonl");
     let mut lines = String::new();
@@ -144,7 +144,7 @@ fn a_service_that_forbids() {
     waits_it_out(Fault::Answer { status: 403, body: body.into() });
 }
 
-/// No part of a file is ever taken for the file, wherever its answer breaks off.
+/// A partial file is never used as the whole file, wherever an answer ends early.
 #[test]
 fn bodies_that_break_off() {
     let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
@@ -163,7 +163,7 @@ fn bodies_that_break_off() {
     let first = cloud.object("data/0_digest/0.sha256").expect("a digest");
     let digest = String::from_utf8(first).expect("text");
     let digest = digest.split_whitespace().next().expect("a digest");
-    // One blob: all inputs are equal, and nothing else that came is in the cache.
+    // All inputs are equal, so the cache has one blob, and no partial answers.
     for id in 1..5 {
         let other = cloud.object(&format!("data/0_digest/{id}.sha256")).expect("a digest");
         assert!(String::from_utf8(other).expect("text").starts_with(digest));
@@ -178,7 +178,7 @@ fn size(cloud: &Cloud, blob: &str) -> u64 {
     std::fs::metadata(path).expect("a blob").len()
 }
 
-/// A slow answer is waited for, and the lease is kept meanwhile.
+/// The host waits for a slow answer, and keeps its leases meanwhile.
 #[test]
 fn a_slow_service_is_only_slow() {
     let (cloud, proxy) = behind_a_proxy(3);
@@ -189,7 +189,7 @@ fn a_slow_service_is_only_slow() {
     assert!(is_done(&cloud, 3));
 }
 
-/// What is throttled is asked for again, by and by, and nobody is told.
+/// The host repeats throttled requests with increasing waits, and reports nothing.
 #[test]
 fn throttled_requests_are_made_again() {
     let (cloud, proxy) = behind_a_proxy(20);
@@ -206,7 +206,7 @@ fn throttled_requests_are_made_again() {
     assert_eq!((&summary["done"], &summary["retried"]), (&json!(20), &json!(0)), "{summary}");
 }
 
-/// What is wrong at the start is said in words that help, and nothing is begun.
+/// If the start fails, the host explains the problem, and no task begins.
 #[test]
 fn a_start_that_can_not_go_well() {
     let cloud = Cloud::aws();
@@ -241,8 +241,7 @@ fn a_start_that_can_not_go_well() {
     assert!(failed.stderr.contains(words), "{}", failed.stderr);
 }
 
-/// A machine without certificates of authorities can reach services all the same, encrypted or
-/// not.
+/// A machine without root certificates can still use services, encrypted or not.
 #[test]
 fn a_machine_without_certificates() {
     let cloud = Cloud::aws();
@@ -254,7 +253,7 @@ fn a_machine_without_certificates() {
     let words = "SSL_CERT_FILE=/nowhere.pem: found no root certificates there";
     assert_eq!(run.stderr.matches(words).count(), 1, "{}", run.stderr);
 
-    // Nobody answers there: what counts is that there is a client that asks.
+    // No server listens at these addresses. The test only checks that a client can be created.
     let login = cloud.file("login.json");
     let text = r#"{"type": "authorized_user", "client_id": "i", "client_secret": "s",
                    "refresh_token": "t"}"#;
@@ -273,7 +272,7 @@ fn a_machine_without_certificates() {
     ] {
         let command = cloud.command(&["run", "--for", "30s"]);
         let mut alone = std::process::Command::new("unshare");
-        // Without a network, so that it reaches nobody.
+        // Runs without a network, so that it reaches no real service.
         alone.arg("--net").arg(command.get_program()).args(command.get_args());
         alone.current_dir(command.get_current_dir().expect("a place")).env_clear();
         alone.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -285,11 +284,11 @@ fn a_machine_without_certificates() {
     }
 }
 
-/// A host that can't settle what it has done for a while does not do it twice, nor lose it.
+/// If a host cannot settle finished tasks for a while, it neither runs them twice nor loses them.
 #[test]
 fn answers_that_are_lost_on_the_way() {
     let (cloud, proxy) = behind_a_proxy(10);
-    // The service has done it; the host does not know.
+    // The service completes the request, but the host does not get the answer.
     for action in ["ReceiveMessage", "DeleteMessageBatch", "SendMessageBatch"] {
         proxy.fail_some(Fault::Cut(0), action, 2);
     }
@@ -302,7 +301,7 @@ fn answers_that_are_lost_on_the_way() {
     assert_eq!(left, 0);
 }
 
-/// There is no file that is half a blob at any time; looked at from outside.
+/// Checks from outside that a partial blob never exists in the cache.
 #[test]
 fn a_host_that_is_killed_in_the_middle_of_a_body() {
     let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));

@@ -1,4 +1,5 @@
-//! A task that has ended stays so when its queue fails, and no failure of a queue is an attempt.
+//! A finished task stays finished when its queue fails, and a failure of the queue does not count
+//! as an attempt.
 
 use std::fs;
 
@@ -16,13 +17,13 @@ fn behind_a_proxy() -> (Cloud, Proxy) {
     (cloud, proxy)
 }
 
-/// What a user gets who may not do that.
+/// The answer of SQS to a user without the permission.
 fn denied() -> Fault {
     let body = r#"{"__type": "AccessDeniedException", "message": "not authorized"}"#;
     Fault::Answer { status: 403, body: body.to_owned() }
 }
 
-/// A host that answers probes, and where.
+/// A host that answers probes, and the address of its probes.
 fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
     let host = cloud.start(&[&["run", "--listen", "127.0.0.1:0", "--json"], args].concat());
     let address = eventually("a host that listens", || {
@@ -33,7 +34,7 @@ fn start(cloud: &Cloud, args: &[&str]) -> (Running, String) {
     (host, address)
 }
 
-/// What keeps a host from being ready; nothing if it is.
+/// The reasons why a host is not ready; empty if it is ready.
 fn problems(address: &str) -> String {
     let answer = http::send(address, "GET", "/readyz", &[], b"");
     match answer.status {
@@ -42,7 +43,7 @@ fn problems(address: &str) -> String {
     }
 }
 
-/// How many requests with these words have come.
+/// The number of requests so far that contain these words.
 fn requests(proxy: &Proxy, words: &str) -> usize {
     proxy.requests().iter().filter(|request| request.contains(words)).count()
 }
@@ -51,7 +52,7 @@ fn enqueued(cloud: &Cloud, queue: &str) -> u64 {
     cloud.status(queue)["enqueued"].as_u64().expect("a count")
 }
 
-/// A task that takes so long, and leaves a mark of each execution that is published.
+/// A task that takes `secs` seconds, and leaves a mark for each execution that published outputs.
 fn task(id: i64, secs: f64) -> Value {
     let steps = json!([{"do": "sleep", "secs": secs}, {"do": "mark", "dir": "marks"}]);
     misbehaviour(id, &[], json!({"do": "all", "steps": steps}))
@@ -61,7 +62,7 @@ fn marks(cloud: &Cloud) -> usize {
     cloud.keys("tests/marks/").len()
 }
 
-/// Ends a host, and returns its summary.
+/// Stops a host, and returns its summary.
 fn summary(host: Running) -> Value {
     host.signal(Signal::TERM);
     serde_json::from_str(&host.wait().stdout).expect("a summary")
@@ -81,7 +82,7 @@ fn tasks_whose_messages_cannot_be_deleted_end_once() {
     eventually("a host that is not ready", || {
         problems(&address).contains("deleting").then_some(())
     });
-    // The messages are kept, for some leases.
+    // The host renews the messages for several lease durations.
     let renewed = requests(&proxy, "ChangeMessageVisibility");
     eventually("renewals", || {
         (requests(&proxy, "ChangeMessageVisibility") > renewed + 4).then_some(())
@@ -99,7 +100,7 @@ fn tasks_whose_messages_cannot_be_deleted_end_once() {
 fn leases_that_cannot_be_renewed_are_an_outage_and_no_attempt() {
     const TASKS: i64 = 2;
     let (cloud, proxy) = behind_a_proxy();
-    // Longer than a lease.
+    // The tasks take longer than a lease lasts.
     cloud.submit(&(0..TASKS).map(|id| task(id, 4.0)).collect::<Vec<_>>());
     let args = ["--lease", "2s", "--parallel", "2", "--max-attempts", "1"];
     proxy.fail_some(denied(), "ChangeMessageVisibility", usize::MAX);
@@ -107,7 +108,7 @@ fn leases_that_cannot_be_renewed_are_an_outage_and_no_attempt() {
     eventually("a host that is not ready", || {
         problems(&address).contains("ChangeMessageVisibility").then_some(())
     });
-    // Every message comes again and again, since nobody keeps it.
+    // The queue delivers every message repeatedly, because no lease is renewed.
     let received = requests(&proxy, "ReceiveMessage");
     eventually("messages that come again", || {
         (requests(&proxy, "ReceiveMessage") > received + 4).then_some(())
@@ -127,11 +128,11 @@ fn leases_that_cannot_be_renewed_are_an_outage_and_no_attempt() {
 fn tasks_whose_reports_no_queue_can_carry_whole_end_once() {
     let cloud = Cloud::aws();
     cloud.push("misbehave");
-    // Keys of three megabytes together.
+    // The keys have three megabytes together.
     let mut done = misbehaviour(1, &[], json!({"do": "many-files", "count": 5000}));
     done["basic_info"]["base_directory"] = json!("long/".repeat(120).trim_end_matches('/'));
     let large = json!({"do": "big-result", "how": "reject", "bytes": 3_000_000});
-    // Characters that no message of SQS may have.
+    // The text contains characters that SQS does not accept.
     let odd = json!({"do": "reject", "text": "NUL NONE"});
     let lines = [done, misbehaviour(2, &[], large), misbehaviour(3, &[], odd)]
         .map(|task| format!("{task}\n"))

@@ -1,4 +1,4 @@
-//! Heartbeats in the bucket, for queues that are services.
+//! Heartbeats in the bucket, for queues that are cloud services.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use task_host_tests::{Cloud, eventually, misbehaviour, server};
 
 const TASKS: i64 = 8;
 
-/// What `host top --once --json` says.
+/// The output of `host top --once --json`.
 #[track_caller]
 fn top(cloud: &Cloud) -> Value {
     let said = cloud.host(&["top", "--once", "--json"]).good();
@@ -43,7 +43,8 @@ fn hosts_write_and_remove_their_heartbeats_and_a_killed_one_is_silent() {
     assert_eq!(cloud.keys("_hosts/").len(), 1, "that of the killed host");
 }
 
-/// A bucket that answers all requests for heartbeats in this way: the tasks are done.
+/// Checks that the tasks are done although the bucket answers all requests for heartbeats with this
+/// fault.
 #[track_caller]
 fn does_no_harm(fault: Fault, words: &str) {
     let proxy = Proxy::to(&server("TASK_HOST_TEST_AWS"));
@@ -68,6 +69,6 @@ fn does_no_harm(fault: Fault, words: &str) {
 fn a_bucket_that_refuses_or_delays_heartbeats_costs_no_task() {
     let body = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>".to_owned();
     does_no_harm(Fault::Answer { status: 403, body }, "need s3:PutObject");
-    // Longer than a host waits for anything at its end.
+    // Longer than a host waits at its end.
     does_no_harm(Fault::Slow(std::time::Duration::from_secs(20)), "");
 }

@@ -1,4 +1,5 @@
-//! Messages that point to what is not their body: nothing is told of it, and nothing deleted.
+//! Messages that point to an object that is not their body. The host reveals nothing of the object,
+//! and does not delete it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ const SECRET: &str = "a secret of somebody else";
 const NAME: &str = "0b5e7c9e-6a58-4c3e-9d0a-5d1f0a7f3c11";
 const OTHER: &str = "1b5e7c9e-6a58-4c3e-9d0a-5d1f0a7f3c11";
 
-/// A bucket with data at `root/`, and large messages at `messages/`.
+/// A bucket with data below `root/`, and large messages below `messages/`.
 fn cloud() -> Cloud {
     let mut cloud = Cloud::aws();
     let messages = format!("{}/messages", cloud.bucket);
@@ -21,7 +22,7 @@ fn bucket(cloud: &Cloud) -> &str {
     cloud.bucket.trim_start_matches("s3://").trim_end_matches("/root")
 }
 
-/// A request to SQS, as anybody who can send messages may make it.
+/// Sends a request to SQS, as any sender of messages could.
 fn ask(operation: &str, input: &Value) -> Value {
     let target = format!("AmazonSQS.{operation}");
     let headers = [("X-Amz-Target", &*target), ("Content-Type", "application/x-amz-json-1.0")];
@@ -32,7 +33,7 @@ fn ask(operation: &str, input: &Value) -> Value {
     serde_json::from_str(&text).expect("an answer that is JSON")
 }
 
-/// Sends a message that points to that key.
+/// Sends a message that points to this key.
 fn forge(cloud: &Cloud, bucket: &str, key: &str) {
     let name = cloud.queue.trim_start_matches("sqs://");
     let url = ask("GetQueueUrl", &json!({"QueueName": name}))["QueueUrl"].clone();
@@ -91,7 +92,7 @@ fn forged_pointers_tell_nothing_and_delete_nothing() {
     for key in &forged {
         assert!(listed.stdout.contains(key), "{key} is not in {}", listed.stdout);
     }
-    // What can't be read is neither moved nor put back.
+    // An unreadable message is neither moved nor redriven.
     forge(&cloud, bucket(&cloud), "root/data/precious.dat");
     let moved = cloud.host(&["queue", "mv", &cloud.queue, "./elsewhere"]).code(3);
     assert!(moved.stderr.contains("its pointer names"), "{}", moved.stderr);
@@ -102,7 +103,7 @@ fn forged_pointers_tell_nothing_and_delete_nothing() {
     assert_eq!(cloud.place.messages("elsewhere"), [Value::Null; 0]);
     assert_eq!(keys(&cloud), before);
 
-    // Those who send large messages are served as before, reports of such tasks included.
+    // Large messages still work, including reports of their tasks.
     let mut large = task.clone();
     large["basic_info"]["inputs"] = json!(["0_input/1"]);
     large["basic_info"]["name"] = json!("missing");

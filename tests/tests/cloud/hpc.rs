@@ -1,4 +1,5 @@
-//! The job scripts for LSF, Grid Engine and PBS, with what these set for a job.
+//! The job scripts for LSF, Grid Engine and PBS, with the environment variables that these systems
+//! set for a job.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,7 +11,8 @@ use task_host_tests::{Place, Running, eventually, host, misbehaviour};
 
 use crate::deploy::deployed;
 
-/// A system, and what it sets for the third of 40 jobs with two cores.
+/// The script of a system, and the variables that the system sets for the third of 40 jobs with two
+/// cores.
 const LSF: (&str, &[(&str, &str)]) = (
     "lsf.sh",
     &[
@@ -34,7 +36,7 @@ const PBS: (&str, &[(&str, &str)]) = (
     ],
 );
 
-/// A job, in a process group of its own.
+/// Starts a job in its own process group.
 fn job(place: &Place, (script, variables): (&str, &[(&str, &str)])) -> Running {
     let mut bash = Command::new("bash");
     bash.arg(deployed("hpc").join(script)).current_dir(place.path()).process_group(0);
@@ -72,7 +74,8 @@ fn a_job_of_pbs_drains_a_queue() {
     drains(PBS);
 }
 
-/// A job that is told to stop, as all its processes are, finishes what runs and leaves the rest.
+/// Checks that a job finishes the running tasks and leaves the rest, when all its processes get a
+/// signal to stop.
 #[track_caller]
 fn leaves(system: (&str, &[(&str, &str)]), signal: Signal) {
     const TASKS: i64 = 200;

@@ -1,4 +1,4 @@
-//! The real host against services of clouds.
+//! Runs the real host against cloud services.
 
 mod chart;
 mod deaths;

@@ -1,11 +1,11 @@
-//! The real python-task-queue on the other side of a queue of SQS.
+//! The real python-task-queue and the host on one SQS queue.
 
 use std::collections::BTreeSet;
 
 use serde_json::json;
 use task_host_tests::{Cloud, Script, aws_variables, server};
 
-/// The queue `tq`, as its users open one that is elsewhere.
+/// Python code that opens the queue `tq`, as users open a queue on another server.
 fn open(cloud: &Cloud) -> String {
     let endpoint = server("TASK_HOST_TEST_AWS");
     let queue = &cloud.queue;
@@ -33,7 +33,7 @@ fn what_python_sends_runs_here() {
     let guest = guest.to_str().expect("a path that is text");
     cloud.host(&["component", "push", guest, "--name", "PrintTask"]).good();
     cloud.host(&["submit", "--name", "X", "--base-directory", "d", "--dry-run"]).good();
-    // The queue is made by whoever comes first; here, us.
+    // The first user of a queue creates it: here, the host.
     cloud.submit(&[]);
     python(&cloud, "assert tq.insert([PrintTask(txt=str(i)) for i in range(25)]) == 25\n");
     let run = cloud.host(&["run", "--exit-when-empty"]).good();

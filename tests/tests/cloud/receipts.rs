@@ -1,4 +1,4 @@
-//! Receipts on S3: what they cost in requests, and what happens when the service refuses them.
+//! Receipts on S3: the number of requests, and failures of these requests.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -28,8 +28,7 @@ fn tasks(cloud: &Cloud) -> Vec<Value> {
     (0..TASKS).map(task).collect()
 }
 
-/// Runs the tasks that are submitted. Returns the requests that were made, and how many tasks were
-/// done before.
+/// Runs the submitted tasks. Returns the requests, and the number of tasks that were done before.
 #[track_caller]
 fn run(cloud: &Cloud, proxy: &Proxy, args: &[&str]) -> (Vec<String>, u64) {
     let before = proxy.requests().len();
@@ -50,10 +49,10 @@ fn a_receipt_costs_two_gets_and_a_put_and_a_task_that_is_done_one_get() {
     cloud.submit(&tasks);
     let (with, _) = run(&cloud, &proxy, &["--receipts"]);
     assert_eq!(count(&with, "GET", "/_receipts/"), 2 * TASKS, "{with:#?}");
-    // One more at the first start of all, and one at each.
+    // The first start writes one more object, and each start writes one.
     assert_eq!(count(&with, "PUT", "/_receipts/"), TASKS + 2, "{with:#?}");
     assert_eq!(count(&with, "", "/_receipts/"), 3 * TASKS + 2, "{with:#?}");
-    // All else costs the same.
+    // All other requests are the same.
     for (method, words) in [("GET", "/0_input/"), ("PUT", "/0_output/")] {
         assert_eq!(count(&with, method, words), count(&plain, method, words), "{words}");
     }
@@ -63,14 +62,14 @@ fn a_receipt_costs_two_gets_and_a_put_and_a_task_that_is_done_one_get() {
     assert_eq!(count(&again, "GET", "/_receipts/"), TASKS, "{again:#?}");
     assert_eq!(count(&again, "PUT", ""), 1, "{again:#?}");
     assert_eq!(count(&again, "", "/data/"), 0, "{again:#?}");
-    // One more request for each input.
+    // Each input takes one more request.
     cloud.submit(&tasks);
     let (skipped, before) = run(&cloud, &proxy, &["--skip-unchanged"]);
     assert_eq!(before, TASKS as u64);
     assert_eq!(count(&skipped, "GET", "/_receipts/"), TASKS, "{skipped:#?}");
     assert_eq!(count(&skipped, "HEAD", "/0_input/"), TASKS, "{skipped:#?}");
     assert_eq!(count(&skipped, "GET", "/0_input/"), 0, "{skipped:#?}");
-    // The same bytes again are no change; other bytes are.
+    // A new version with the same bytes is not a change. Other bytes are a change.
     cloud.put("data/0_input/0", b"input 0");
     cloud.put("data/0_input/1", b"changed");
     cloud.submit(&tasks);
@@ -131,7 +130,7 @@ fn a_host_waits_until_receipts_can_be_written_and_a_killed_one_loses_nothing() {
     cloud.push("misbehave");
     let marks = || cloud.keys("tests/marks/").len();
     let receipts = || cloud.keys("_receipts/").len();
-    // The first host leaves the readme.
+    // The first host writes the readme.
     run(&cloud, &proxy, &["--receipts"]);
     let body = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>".to_owned();
     let denied = Fault::Answer { status: 403, body };
@@ -149,14 +148,14 @@ fn a_host_waits_until_receipts_can_be_written_and_a_killed_one_loses_nothing() {
         host.stderr().contains("need s3:PutObject").then_some(())
     });
     assert_eq!((receipts(), cloud.place.counts().0), (1, 1));
-    // Killed between its outputs and its receipt.
+    // Kills the host after it published outputs, and before it wrote the receipt.
     host.signal(Signal::KILL);
     drop(host);
     proxy.mend();
     cloud.host(&["queue", "release", "./queue", "--yes"]).good();
     let (_, before) = run(&cloud, &proxy, &["--receipts"]);
     assert_eq!((before, marks(), receipts()), (0, 2, 2));
-    // A receipt cut in half.
+    // Cuts a receipt in half.
     let key = cloud.keys("_receipts/").into_iter().find(|key| key.ends_with(".json")).unwrap();
     let bytes = cloud.object(&key).unwrap();
     cloud.put(&key, &bytes[..bytes.len() / 2]);
@@ -178,7 +177,7 @@ fn of_two_attempts_on_s3_the_later_publishes_nothing() {
     eventually("a task that runs", || {
         (count(&proxy.requests(), "GET", "/_receipts/") >= 1).then_some(())
     });
-    // The guest sleeps or is about to.
+    // The guest is sleeping or is about to sleep.
     stalled.signal(Signal::STOP);
     cloud.host(&["run", "--receipts", "--max-tasks", "1"]).good();
     stalled.signal(Signal::CONT);

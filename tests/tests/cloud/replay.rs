@@ -1,4 +1,4 @@
-//! Running the task of a message of a service again takes no message away.
+//! Running the task of a message again leaves the message in the service's queue.
 
 use serde_json::{Value, json};
 use task_host_tests::{Cloud, no_op};
@@ -9,7 +9,7 @@ fn a_message_is_read_and_given_back(cloud: &Cloud) {
     cloud.put("data/0_input/a.dat", b"an input");
     cloud.submit(&[no_op(1, &["0_input/a.dat".to_owned()]), no_op(2, &[])]);
     for _ in 0..2 {
-        // At once, because the first look has released all messages.
+        // The second time works at once, because the first released all messages.
         let ended = cloud.host(&["try", "--from", &cloud.queue, "--id", "1"]).good();
         assert!(ended.stderr.contains("NO_OP 1 in \"data\", attempt 1"), "{}", ended.stderr);
     }

@@ -1,10 +1,10 @@
-//! What a host costs in requests.
+//! The number of requests that a host makes.
 
 use serde_json::{Value, json};
 use task_host_tests::Cloud;
 
-/// A host of two slots, with the default prefetch, makes about two requests for ten tasks, however
-/// fast the machine is.
+/// A host with two slots and the default prefetch makes about two requests for ten tasks, on a
+/// machine of any speed.
 #[test]
 fn a_host_makes_at_most_a_quarter_of_a_request_for_each_short_task() {
     const TASKS: u64 = 2_000;

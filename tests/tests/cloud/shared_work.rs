@@ -1,11 +1,11 @@
-//! Several hosts on one SQS queue: none holds what another could run.
+//! Several hosts on one SQS queue. No host holds a task that another host could run.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Cloud, eventually, misbehaviour};
 
-/// A queue with tasks that sleep for so long. The component is compiled already, so that all hosts
-/// start their tasks at about the same time.
+/// A queue with tasks that sleep for `secs` seconds. The component is compiled already, so that all
+/// hosts start their tasks at about the same time.
 fn cloud_with(tasks: i64, secs: f64) -> Cloud {
     let cloud = Cloud::aws();
     cloud.push("misbehave");
@@ -19,7 +19,7 @@ fn cloud_with(tasks: i64, secs: f64) -> Cloud {
 #[test]
 fn a_task_that_a_busy_host_can_not_start_goes_to_a_host_that_can() {
     let cloud = cloud_with(4, 3600.0);
-    // Two take a task ahead at first, because nobody knows how long tasks take.
+    // Two hosts hold a task ahead at first, because they do not know yet how long tasks take.
     let hosts = [(); 3].map(|()| cloud.start(&["run", "--parallel", "1", "--grace", "0s"]));
     let counts = || {
         let status = cloud.status(&cloud.queue);
@@ -45,7 +45,7 @@ fn three_hosts_share_six_tasks() {
         let summary: Value = serde_json::from_str(&host.wait().good().stdout).expect("a summary");
         summary["done"].as_u64().expect("a count")
     });
-    // Two each, unless one starts much later than the others.
+    // Each host runs two tasks, unless one starts much later than the others.
     assert!(
         done.iter().sum::<u64>() == 6 && done.iter().all(|done| (1..=3).contains(done)),
         "{done:?}"

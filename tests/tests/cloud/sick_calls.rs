@@ -1,4 +1,5 @@
-//! A bucket on a file system that hangs, and tasks from a service: its connections go on.
+//! A bucket on a file system that hangs, with tasks from a cloud service. The connections to the
+//! service keep working.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use task_host_tests::faults::Proxy;
 use task_host_tests::{Cloud, FaultyDisk, Watched, eventually, server};
 
-/// As many as there are threads that a call can hang in, and more.
+/// More tasks than threads that a call can hang in.
 const TASKS: i64 = 6;
 
 #[test]

@@ -1,13 +1,12 @@
-//! S3 that answers some calls and fails others: whether all objects are out of reach or only
-//! one, the host finds out by trying another.
+//! S3 answers some calls and fails others. The host tries another object to find out whether all
+//! objects are unavailable or only one.
 
 use task_host_tests::faults::{Fault, Proxy};
 use task_host_tests::{Cloud, Watched, eventually, no_op, server};
 
 const TASKS: usize = 12;
 
-/// A directory queue and a bucket behind a proxy, a host at work on both, and tasks it will
-/// get.
+/// A directory queue, a bucket behind a proxy, a host that works on both, and tasks to submit.
 struct Sick {
     cloud: Cloud,
     proxy: Proxy,
@@ -37,7 +36,7 @@ impl Sick {
         self.cloud.submit(&tasks);
     }
 
-    /// From now on, the service answers requests with `of` in them in this way.
+    /// From now on, the service answers requests that contain `of` with this status.
     fn fail(&self, of: &str, status: u16) {
         let code = if status == 403 { "AccessDenied" } else { "InternalError" };
         let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
@@ -55,7 +54,7 @@ impl Sick {
     }
 }
 
-/// Calls of one kind fail for a while: that is an outage.
+/// Checks that failing calls of one kind are an outage.
 fn waits(of: impl Fn(&str) -> String, status: u16, words: &str) {
     let sick = Sick::new(&[]);
     sick.host.in_one_moment(|| {
@@ -90,13 +89,13 @@ fn gets_that_fail() {
     waits(|bucket| format!("GET /{bucket}/"), 500, "reading");
 }
 
-/// The component can be read, and no input ever was.
+/// The host can read the component, but has never read an input.
 #[test]
 fn inputs_that_are_denied() {
     waits(|bucket| format!("GET /{bucket}/data/"), 403, "reading");
 }
 
-/// Inputs could be read before, and the component still can be.
+/// The host has read inputs before, and can still read the component.
 #[test]
 fn inputs_that_are_denied_after_a_while() {
     let sick = Sick::new(&[]);
@@ -131,7 +130,7 @@ fn one_input_that_is_always_denied_is_its_tasks_own_failure() {
     assert_eq!((&summary["done"], &summary["failed"]), (&9.into(), &1.into()), "{summary:#}");
 }
 
-/// The only task there is: nothing else can show that the bucket works.
+/// With only one task, no other object can show that the bucket works.
 #[test]
 fn one_input_that_is_denied_and_is_all_there_is_ends_as_well() {
     let sick = Sick::new(&["--max-attempts", "2", "--retry-after", "10ms"]);

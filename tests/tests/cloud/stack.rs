@@ -1,4 +1,4 @@
-//! The CloudFormation stack for AWS Batch, on a server that makes its resources.
+//! The CloudFormation stack for AWS Batch, on a server that creates its resources.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
@@ -8,7 +8,7 @@ use task_host_tests::{Finished, Running, Stacks, eventually, fleet_tool};
 
 use crate::deploy::{deployed, text};
 
-/// A server of CloudFormation, Batch and IAM.
+/// A server for CloudFormation, Batch and IAM.
 struct Server {
     address: String,
     dir: tempfile::TempDir,
@@ -33,12 +33,12 @@ impl Server {
         Stacks { address: &self.address, region: "eu-west-1", home: self.dir.path() }
     }
 
-    /// The policy of the role of the workers.
+    /// The policy of the workers' role.
     fn worker_policy(&self, role: &str) -> Value {
         let role = role.rsplit('/').next().expect("a name");
         let get = ["iam", "get-role-policy", "--policy-name", "worker", "--role-name", role];
         let policy = self.stacks().aws(&get)["PolicyDocument"].clone();
-        // The server shows a policy of a stack in the notation of Python.
+        // The server returns the policy of a stack in Python's notation.
         let policy = policy.as_str().expect("a policy").replace('\'', "\"");
         serde_json::from_str(&policy).expect("JSON")
     }
@@ -51,7 +51,7 @@ fn the_stack_is_a_good_template() {
     assert_eq!(checked.stdout, "");
 }
 
-/// cfn-lint knows the actions and the resources of AWS.
+/// cfn-lint knows the actions and resources of AWS.
 #[test]
 fn policies_name_actions_that_exist() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -86,7 +86,7 @@ fn the_stack_can_be_created() {
         let name = format!("workers-{}", capacity.to_lowercase().replace('_', "-"));
         let outputs = stacks.create(&deployed("aws/batch.yml"), &name, &parameters);
 
-        // Its queue takes jobs, for machines of the kind that was asked for.
+        // The job queue accepts jobs, for machines of the requested kind.
         let options = outputs["Fleet"].as_str().expect("options");
         let queue = options.split(' ').find_map(|word| word.strip_prefix("batch://"));
         let queue = queue.expect("a job queue");
@@ -107,7 +107,7 @@ fn the_stack_can_be_created() {
         let machines = &environments["computeEnvironments"][0]["computeResources"];
         assert_eq!(machines["type"], capacity);
         assert_eq!(machines["maxvCpus"], 256);
-        // It costs nothing while no worker runs.
+        // Without workers, no machine runs, so there are no costs.
         assert!(matches!(machines["minvCpus"].as_u64(), None | Some(0)), "{machines}");
         assert_eq!(machines["subnets"].as_array().map(Vec::len), Some(2));
         assert_eq!(outputs["LogGroup"], format!("/task-host/{name}"));
@@ -119,7 +119,7 @@ fn the_stack_can_be_created() {
     }
 }
 
-/// The policy that the pages print, for this account and this region.
+/// The workers' policy as the pages print it, for this account and region.
 fn workers_may() -> Value {
     let policy = text(&deployed("aws/worker-policy.json"));
     let here = policy.replace(":sqs:*:*:", ":sqs:eu-west-1:123456789012:");

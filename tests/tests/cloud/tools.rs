@@ -1,4 +1,4 @@
-//! What people do to queues, between queues of all kinds.
+//! Commands for queues, between queues of all kinds.
 
 use serde_json::{Value, json};
 use task_host_tests::Cloud;
@@ -116,7 +116,7 @@ fn tasks_go_to_pubsub_and_back_with_nothing_lost() {
 fn a_message_that_a_queue_refuses_keeps_no_other_out_whatever_the_command() {
     let cloud = Cloud::aws();
     for position in [0, 5, 12, 24] {
-        // A directory takes any character, and SQS does not.
+        // A directory queue accepts any character. SQS does not.
         let payload = |id| if id == position { "\u{ffff}" } else { "" };
         let task = |id| json!({"basic_info": {"id": id, "name": "A", "base_directory": "d"}, "payload_info": payload(id)});
         let tasks: String = (0..25).map(|id| format!("{}\n", task(id))).collect();

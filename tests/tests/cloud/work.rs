@@ -1,4 +1,4 @@
-//! The same tasks, wherever queue and bucket are.
+//! The same tasks on all kinds of queues and buckets.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn task(id: u64, inputs: &[String]) -> Value {
     })
 }
 
-/// A hundred tasks, one input each, of which some are large and some are empty.
+/// Submits `tasks` tasks with one input each. Some inputs are large, and some are empty.
 fn fill(cloud: &Cloud, tasks: u64) {
     cloud.push("digest");
     let mut submitted = Vec::new();
@@ -109,18 +109,18 @@ fn an_idle_host_that_is_told_to_stop_strands_nothing() {
         cloud.submit(&[]);
         let host = cloud.start(&["run", "--lease", "10m"]);
         eventually("a start", || host.stderr().contains("lease").then_some(()));
-        // It is in the middle of a long poll, or about to begin one.
+        // The host is in a long poll, or about to begin one.
         host.signal(Signal::TERM);
         cloud.put("data/0_input/1", b"one");
         cloud.submit(&[task(1, &["0_input/1".to_owned()])]);
         host.wait().good();
-        // Nobody has it: another host gets it at once, not after ten minutes.
+        // No host holds the message, so another host gets it at once, not after ten minutes.
         cloud.host(&["run", "--max-tasks", "1", "--for", "60s"]).good();
         assert!(cloud.object("data/0_digest/1.sha256").is_some());
     }
 }
 
-/// Messages that are larger than SQS takes go by way of a bucket, and leave nothing there.
+/// Messages that are too large for SQS go through a bucket, and leave no objects there.
 #[test]
 fn large_messages_go_through_a_bucket() {
     let mut cloud = Cloud::aws();
@@ -133,7 +133,7 @@ fn large_messages_go_through_a_bucket() {
     large["payload_info"] = json!("x".repeat(3_000_000));
     cloud.submit(&[large]);
     assert_eq!(cloud.keys("messages/").len(), 1);
-    // A host that does not know the bucket takes the pointer for what it is: no task.
+    // A host that does not trust this bucket rejects the pointer, because a pointer is not a task.
     let stranger = ["run", "--max-tasks", "1", "--message-bucket", "s3://other-bucket/messages"];
     let refused = cloud.host(&stranger).code(3);
     assert!(refused.stderr.contains("other-bucket"), "{}", refused.stderr);
@@ -159,7 +159,7 @@ fn inputs_from_the_web_and_outputs_somewhere_else() {
     let inputs = format!("http://{web}/set");
     cloud.host(&["run", "--max-tasks", "1", "--input-bucket", &inputs]).good();
     assert!(cloud.object("data/0_digest/1.sha256").is_some());
-    // And nothing can be put there.
+    // The host cannot write to this bucket.
     let refused = cloud.host(&["run", "--bucket", &inputs]).code(1);
     assert!(refused.stderr.contains("--input-bucket"), "{}", refused.stderr);
 }
@@ -178,8 +178,8 @@ fn what_is_done_is_reported_where_that_is_wanted() {
     assert_eq!(report["message"]["result"], json!({"success": true, "outputs": outputs}));
 }
 
-/// A task reads the content of what is stored compressed, and what it leaves is stored so where
-/// that is asked for.
+/// A task reads the uncompressed content of objects that are stored compressed. On request, its
+/// outputs are stored compressed.
 #[test]
 fn objects_that_are_stored_compressed() {
     let content = b"content";
@@ -202,7 +202,7 @@ fn objects_that_are_stored_compressed() {
             cloud
                 .host(&[&["run", "--max-tasks", "2", "--progress", "never"], args].concat())
                 .good();
-            // Without the name that follows the digest.
+            // Only the digest, without the name that follows.
             ["plain", "packed"].map(|name| {
                 let digest = cloud.object(&format!("data/0_digest/{name}.sha256"));
                 digest.expect(name).into_iter().take(64).collect::<Vec<_>>()

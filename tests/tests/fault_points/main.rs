@@ -1,8 +1,8 @@
-//! The real host, killed, stopped or starved at each step of a task's life, on each kind of queue.
+//! Kills, stops or starves the real host at each step of a task's life, on each kind of queue.
 //!
-//! [`plan::of`] says for every step how it is tested. After each fault all tasks are done, their
-//! outputs are whole, no attempt is charged to a task that did nothing wrong, and nothing is left
-//! behind.
+//! [`plan::of`] defines how each step is tested. After each fault, all tasks are done, their
+//! outputs are complete, no attempt is counted for a task that did nothing wrong, and no temporary
+//! file remains.
 
 mod plan;
 mod scenario;
@@ -19,11 +19,12 @@ use task_host_tests::{Finished, host, host_with_fault_points};
 
 use plan::{Action, On, Plan};
 
-/// Scenarios at the same time. They mostly wait for leases to end, on Pub/Sub for ten seconds.
+/// The number of scenarios that run at the same time. They mostly wait for leases to end, on
+/// Pub/Sub for ten seconds.
 const AT_ONCE: usize = 14;
 
-/// Runs all scenarios with this action on this kind of queue, or those of the step in
-/// `TASK_HOST_FAULT_STEP`.
+/// Runs all scenarios with this action on this kind of queue. If `TASK_HOST_FAULT_STEP` is set,
+/// runs only the scenarios of that step.
 fn check(on: On, action: fn(&Plan) -> Option<Action>) {
     let only = std::env::var("TASK_HOST_FAULT_STEP").ok();
     let is_meant = |step: &&Step| only.as_ref().is_none_or(|only| *only == format!("{step:?}"));
@@ -86,7 +87,8 @@ on_a_queue!(google, On::Google);
 #[test]
 fn the_program_of_users_has_no_fault_points() {
     let words = ["FAILPOINTS", "fault point "].map(str::to_owned);
-    // The names of an enum are one text to the compiler. Four in a row are in no other.
+    // The compiler stores the names of an enum's variants as one text. No other text contains four
+    // of them in a row.
     let names: Vec<String> = Step::ALL.iter().map(|step| format!("{step:?}")).collect();
     let names = names.windows(4).map(<[String]>::concat);
     let words: Vec<String> = words.into_iter().chain(names).collect();

@@ -1,8 +1,8 @@
-//! How each step is tested. A step that is not here does not compile.
+//! Defines how each step is tested. A step without a definition does not compile.
 
 use task_host_tests::step::Step;
 
-/// Linux's numbers of errors.
+/// Error numbers of Linux.
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
 const EMFILE: i32 = 24;
@@ -20,51 +20,51 @@ pub(crate) enum On {
     Google,
 }
 
-/// What happens to a host at a step.
+/// The fault that a host gets at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// It is killed.
+    /// The host is killed.
     Kill,
-    /// It stops for longer than its leases last.
+    /// The host is stopped for longer than its leases last.
     Stop,
-    /// It gets an error of the system, with this number.
+    /// An operation of the host fails with this error number.
     Starve(i32),
 }
 
-/// What the tasks are, besides some that copy their inputs.
+/// The tasks of a scenario, in addition to tasks that copy their inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// There are no others.
+    /// No other tasks.
     Copies,
-    /// One fails at its first attempt.
+    /// One task fails at its first attempt.
     OneFails,
-    /// One takes longer than half a lease.
+    /// One task takes longer than half a lease.
     OneIsLong,
-    /// One names its own inputs.
+    /// One task names its own inputs.
     OnePlans,
-    /// There are no others, but their inputs are more than the cache may hold.
+    /// No other tasks, but the inputs are larger than the cache may hold.
     Large,
 }
 
-/// How a step is tested.
+/// Defines how a step is tested.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// The queues where a host comes to the step.
+    /// The queues on which a host reaches the step.
     pub(crate) on: &'static [On],
     pub(crate) kill: bool,
     pub(crate) stop: bool,
-    /// The error that the step meets when something is short.
+    /// The error number of the operation at this step when a resource is short.
     pub(crate) starve: Option<i32>,
     pub(crate) work: Work,
-    /// Whether hosts leave receipts, if that matters.
+    /// Whether hosts leave receipts. `None` if both are tested.
     pub(crate) receipts: Option<bool>,
-    /// Only without code in the cache does a host come to the step.
+    /// Whether a host reaches the step only without compiled code in the cache.
     pub(crate) cold: bool,
-    /// A host was killed here before.
+    /// The step at which a host was killed before.
     pub(crate) after: Option<Step>,
-    /// A stopped host has a lock on one message, and another host waits for it.
+    /// Whether a stopped host holds the lock of a message for which another host waits.
     pub(crate) locks: bool,
-    /// A stopped host has a request under way, which it completes when it goes on.
+    /// Whether a stopped host has a request in progress, which it completes when it continues.
     pub(crate) is_under_way: bool,
 }
 
@@ -74,7 +74,7 @@ const SERVICES: &[On] = &[On::Aws, On::Google];
 const AWS: &[On] = &[On::Aws];
 const GOOGLE: &[On] = &[On::Google];
 
-/// A step that a host passes with tasks that copy their inputs.
+/// A step that a host reaches with tasks that copy their inputs.
 fn on(on: &'static [On]) -> Plan {
     Plan {
         on,
@@ -90,8 +90,8 @@ fn on(on: &'static [On]) -> Plan {
     }
 }
 
-/// A step before an operation that may fail. A host that is killed or stopped there is as one that is
-/// killed or stopped at the step before.
+/// A step before an operation that may fail. Killing or stopping a host at this step is equivalent
+/// to doing so at the step before.
 fn short(on_queues: &'static [On], errno: i32) -> Plan {
     Plan { kill: false, stop: false, starve: Some(errno), ..on(on_queues) }
 }
@@ -122,7 +122,7 @@ impl Plan {
     }
 }
 
-/// How a step is tested.
+/// Defines how a step is tested.
 pub(crate) fn of(step: Step) -> Plan {
     match step {
         Step::Leased
@@ -155,7 +155,7 @@ pub(crate) fn of(step: Step) -> Plan {
         Step::Evicted => on(AWS).work(Work::Large),
 
         Step::OpenInput => short(DIRECTORY, EMFILE),
-        // A host that leaves receipts puts an object when it starts.
+        // Receipts are off, because a host with receipts already writes an object when it starts.
         Step::CreateOutput => on(DIRECTORY).receipts(false).starved(ENOSPC).under_way(),
         Step::RenameOutput => on(DIRECTORY).receipts(false).starved(ENOMEM).under_way(),
         Step::GetObject => short(SERVICES, ENETUNREACH),
@@ -166,8 +166,8 @@ pub(crate) fn of(step: Step) -> Plan {
         Step::FailureNoted | Step::MoveNoted | Step::MoveRenamed => {
             on(DIRECTORY).work(Work::OneFails).locks()
         }
-        // A host takes back an execution when it has lost its lease, or when no thread becomes
-        // free: a unit test kills it then, in `queue/file/tests/crashes.rs`.
+        // A host takes back the start of an execution when it has lost the lease, or when no thread
+        // becomes free. The unit test in `queue/file/tests/crashes.rs` kills it at that moment.
         Step::DisownNoted => on(&[]),
         Step::Claimed | Step::Forgotten | Step::Discarded => on(DIRECTORY),
         Step::SweepForgotten => Plan { after: Some(Step::Claimed), ..on(DIRECTORY) },

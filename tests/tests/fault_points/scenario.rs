@@ -1,4 +1,4 @@
-//! One host that meets one fault.
+//! Runs one host that gets one fault.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -9,11 +9,12 @@ use task_host_tests::{Running, eventually};
 use crate::plan::{Action, On, Plan, Work};
 use crate::site::Site;
 
-/// Runs tasks on hosts of which one meets a fault, and checks what came of the tasks.
+/// Runs tasks on hosts, one of which gets a fault, and checks the results of the tasks.
 pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts: bool) {
     let mut site = Site::new(on, plan, has_receipts);
-    // A host that is to be stopped has one task. With another one under way, it might stop while it
-    // holds the lock on that one's message, or is about to rename one of its outputs.
+    // A host that will be stopped has only one task. With a second task running, it might stop
+    // while it holds the lock of that task's message, or while it renames one of that task's
+    // outputs.
     match action {
         Action::Stop => site.submit_first(),
         Action::Kill | Action::Starve(_) => site.submit_rest(),
@@ -40,17 +41,17 @@ pub(crate) fn run(on: On, step: Step, plan: &Plan, action: Action, has_receipts:
     site.check();
 }
 
-/// Runs a host that is killed at that step.
+/// Runs a host that is killed at this step.
 fn kill(site: &Site, step: Step) {
     let host = site.start_faulty(&format!("{step:?}=1*return(kill)"), &[]);
     let ended = host.wait();
     assert_eq!(ended.status.signal(), Some(9), "it was not killed at {step:?}: {}", ended.stderr);
 }
 
-/// Runs a host that is stopped at that step, and another one until it has done the work of both.
+/// Runs a host that is stopped at this step, and another host until the tasks of both are done.
 fn stop(site: &mut Site, step: Step, plan: &Plan) {
     let is_any_task = plan.work == Work::Copies;
-    // Of several copies, it has one.
+    // If all tasks are copies, the stopped host leases only one.
     let args: &[&str] = if is_any_task { &["--max-tasks", "1"] } else { &[] };
     let mut stopped = site.start_faulty(&format!("{step:?}=1*return(stop)"), args);
     eventually(&format!("a host that stops at {step:?}"), || {
@@ -59,7 +60,7 @@ fn stop(site: &mut Site, step: Step, plan: &Plan) {
     });
     site.submit_rest();
     let mut other = site.start_elsewhere();
-    // On a busy machine it may have been about to renew its lease.
+    // On a busy machine, the host may have stopped while it renewed its lease.
     if plan.locks || site.is_locked_by(&stopped) {
         site.wait_until_done(1, &mut other);
         stopped.signal(Signal::CONT);
@@ -85,7 +86,7 @@ fn is_stopped(host: &Running) -> bool {
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
 }
 
-/// Tells a host to stop, unless it has done so by itself. Returns what it said.
+/// Stops a host, unless it has stopped by itself. Returns its log.
 fn end(host: Running) -> String {
     eventually("a host that heeds signals", || host.stderr().contains("starting").then_some(()));
     host.signal(Signal::TERM);

@@ -1,5 +1,5 @@
-//! Where a scenario takes place: a queue with tasks, a bucket with their inputs, and what is to come
-//! of them.
+//! The environment of a scenario: a queue with tasks, a bucket with their inputs, and the expected
+//! results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,9 +15,9 @@ use task_host_tests::{
 
 use crate::plan::{On, Plan, Work};
 
-/// Tasks that copy their inputs.
+/// The number of tasks that copy their inputs.
 const COPIES: usize = 4;
-/// Inputs of each.
+/// The number of inputs of each task.
 const INPUTS: usize = 3;
 /// The id of the task that does not copy its inputs.
 const OTHER: usize = 100;
@@ -27,7 +27,7 @@ pub(crate) struct Site {
     kind: Kind,
     work: Work,
     tasks: Vec<Value>,
-    /// How many of them are in the queue, or were.
+    /// The number of tasks that were put into the queue.
     submitted: usize,
     has_receipts: bool,
 }
@@ -37,7 +37,7 @@ enum Kind {
     Service(Cloud),
 }
 
-/// After a failure, shows what the hosts said.
+/// After a failure, prints the logs of the hosts.
 impl Drop for Site {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -82,7 +82,8 @@ impl Site {
         if let (Some(other), Work::OnePlans) = (&mut other, plan.work) {
             other["basic_info"]["name"] = json!("planner");
         }
-        // First, so that a host that has several holds it while it runs the others.
+        // This task comes first, so that a host with several tasks holds it while it runs the
+        // others.
         site.tasks.splice(0..0, other);
         let lines: String = site.tasks.iter().map(|task| format!("{task}\n")).collect();
         fs::write(site.lines(), lines).unwrap();
@@ -92,7 +93,7 @@ impl Site {
         site
     }
 
-    /// Submits the task that does not copy its inputs. If all of them do, submits all.
+    /// Submits the task that does not copy its inputs. If there is no such task, submits all.
     pub(crate) fn submit_first(&mut self) {
         let has_other = self.tasks.len() > COPIES;
         self.submit(if has_other { 1 } else { self.tasks.len() });
@@ -159,7 +160,8 @@ impl Site {
         format!("content {name};").repeat(repeats).into_bytes()
     }
 
-    /// Gives a cache the compiled code of the guests, which takes longer to make than all else.
+    /// Puts the compiled code of the guests into a cache, because compiling takes longer than all
+    /// other steps.
     fn warm(&self, cache: &Path) {
         static WARM: OnceLock<Place> = OnceLock::new();
         let warm = WARM.get_or_init(|| {
@@ -180,7 +182,7 @@ impl Site {
         Finished::run(copy.arg("-a").arg(warm.cache()).arg(cache)).good();
     }
 
-    /// `host run`, with short leases.
+    /// `host run` with short leases.
     fn run(&self) -> Command {
         let mut command = self.command(&["run"]);
         command.args(["--queue", &self.queue(), "--done-queue", "fq://./queue-done"]);
@@ -196,26 +198,26 @@ impl Site {
         command
     }
 
-    /// Starts a host that meets these faults.
+    /// Starts a host that gets these faults.
     pub(crate) fn start_faulty(&self, faults: &str, args: &[&str]) -> Running {
         let mut host = self.run();
         host.args(args).env("FAILPOINTS", faults);
         self.start(&host_with_fault_points(), &host)
     }
 
-    /// Starts a host of users on the same machine: it has the same cache.
+    /// Starts a host without fault points on the same machine, with the same cache.
     pub(crate) fn start_next(&self) -> Running {
         self.start(&host(), &self.run())
     }
 
-    /// Starts a host of users on another machine.
+    /// Starts a host without fault points on another machine, with another cache.
     pub(crate) fn start_elsewhere(&self) -> Running {
         let cache = self.place().path().join("other/cache");
         self.warm(&cache);
         self.start(&host(), self.run().env("HOST_CACHE_DIR", cache))
     }
 
-    /// Starts another program in the place of that of a command.
+    /// Starts `program` with the arguments and environment of `command`.
     fn start(&self, program: &Path, command: &Command) -> Running {
         let mut other = Command::new(program);
         other.args(command.get_args()).current_dir(self.place().path()).env_clear();
@@ -223,7 +225,7 @@ impl Site {
         Running::start(other, &self.place().path().join("logs"))
     }
 
-    /// Attempts by the ids of tasks, as reports say: a task may have several.
+    /// The attempts in the reports, by task id. A task may have several.
     fn reports(&self) -> BTreeMap<u64, BTreeSet<u64>> {
         let mut attempts: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for report in self.place().messages("queue-done") {
@@ -234,8 +236,8 @@ impl Site {
         attempts
     }
 
-    /// Waits until all tasks but these many are done. If that is all, waits until they have left the
-    /// queue, too.
+    /// Waits until all tasks except `but` are done. If `but` is zero, also waits until they have
+    /// left the queue.
     pub(crate) fn wait_until_done(&self, but: usize, host: &mut Running) {
         let what = format!("{} tasks that are done", self.tasks.len() - but);
         eventually(&what, || {
@@ -247,7 +249,7 @@ impl Site {
         });
     }
 
-    /// Whether the queue is empty. Pub/Sub can't count, and the answer is yes.
+    /// Whether the queue is empty. Returns true for Pub/Sub, which cannot count.
     fn is_empty(&self) -> bool {
         match &self.kind {
             Kind::Directory(place) => place.counts() == (0, 0),
@@ -258,13 +260,13 @@ impl Site {
         }
     }
 
-    /// Whether a stopped host has the lock on a message, and nobody can take the message until the
-    /// host goes on.
+    /// Whether a stopped host holds the lock of a message, so that no other host can lease the
+    /// message until the stopped host continues.
     pub(crate) fn is_locked_by(&self, stopped: &Running) -> bool {
         let Kind::Directory(place) = &self.kind else { return false };
         let pid = stopped.pid().as_raw_nonzero().to_string();
-        // Such as `1: POSIX  ADVISORY  WRITE 4242 fd:00:133 0 EOF`: the fifth field is the process,
-        // and the sixth ends with the file's number.
+        // A line is like `1: POSIX  ADVISORY  WRITE 4242 fd:00:133 0 EOF`: the fifth field is the
+        // process, and the sixth ends with the file's inode number.
         let locks = fs::read_to_string("/proc/locks").expect("the kernel's locks");
         let ours = locks.lines().map(|lock| lock.split_whitespace().collect::<Vec<_>>());
         let ours = ours.filter(|lock| lock.get(4) == Some(&pid.as_str()));
@@ -274,13 +276,13 @@ impl Site {
         messages.flatten().any(|file| file.metadata().is_ok_and(|of| numbers.contains(&of.ino())))
     }
 
-    /// The keys of all outputs of copies.
+    /// The keys of the outputs of all copies, and the names of their inputs.
     fn outputs() -> impl Iterator<Item = (String, String)> {
         let names = (0..COPIES).flat_map(|id| (0..INPUTS).map(move |n| format!("{id}-{n}.dat")));
         names.map(|name| (format!("data/0_output/{name}"), name))
     }
 
-    /// What tells whether an output was written again.
+    /// For each output, the values that change if the output is written again.
     pub(crate) fn stamps(&self) -> Vec<(String, u64, i64, i64)> {
         let Kind::Directory(place) = &self.kind else { return Vec::new() };
         let stamp = |(key, _): (String, String)| {
@@ -290,7 +292,7 @@ impl Site {
         Self::outputs().map(stamp).collect()
     }
 
-    /// Checks what came of the tasks.
+    /// Checks the results of the tasks.
     pub(crate) fn check(&self) {
         assert!(self.is_empty(), "messages are left");
         for (key, name) in Self::outputs() {

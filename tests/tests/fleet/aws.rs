@@ -1,4 +1,4 @@
-//! What the tests of AWS Batch and AWS ECS have in common.
+//! Code that the tests of AWS Batch and AWS ECS share.
 
 use std::fs;
 use std::process::Command;
@@ -9,8 +9,8 @@ use task_host_tests::{Finished, aws_variables, engines, http, server, target};
 
 use crate::conformance::{Subject, Work};
 
-/// An image with the host under test, whose workers find the queues and the buckets of the tests. On
-/// AWS they need no variables for that.
+/// An image with the host under test. Its environment variables lead the workers to the test
+/// servers for queues and buckets. On AWS, workers need no such variables.
 pub(crate) fn image() -> &'static str {
     const NAME: &str = "task-host:aws";
     static MADE: OnceLock<()> = OnceLock::new();
@@ -29,7 +29,7 @@ pub(crate) fn image() -> &'static str {
     NAME
 }
 
-/// Sends a request to a server of AWS, past its own tools, which take a second to start.
+/// Sends a request to an AWS server without AWS's own tools, which take a second to start.
 pub(crate) fn ask(
     url: &str,
     service: &str,
@@ -47,7 +47,7 @@ pub(crate) fn ask(
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }
 
-/// Runs the commands that `render` has printed, with the real command line of AWS.
+/// Runs the commands that `render` has printed, with the real AWS command line.
 pub(crate) fn accept(work: &Work, document: &str, endpoints: &[(&str, String)]) {
     let place = work.place();
     let script = place.path().join("script");
@@ -62,7 +62,7 @@ pub(crate) fn accept(work: &Work, document: &str, endpoints: &[(&str, String)]) 
     Finished::run(&mut sh).good();
 }
 
-/// Runs `host ARGS…` without the options that the suite gives.
+/// Runs `host ARGS…` without the options that the suite adds.
 pub(crate) fn host<S: Subject>(subject: &S, args: &[&str]) -> Finished {
     let mut command = match subject.work() {
         Work::There(cloud) => cloud.command(args),

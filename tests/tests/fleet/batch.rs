@@ -1,4 +1,4 @@
-//! Fleets on AWS Batch: a server that runs real containers.
+//! Fleets on AWS Batch. The test server runs real containers.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,10 +16,10 @@ pub(crate) struct Batch {
 
 suite!(Batch);
 
-/// The states of jobs that run or may start.
+/// The states of jobs that are running or may start.
 const ALIVE: [&str; 5] = ["SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING"];
 
-/// The vCPUs of a queue.
+/// The number of vCPUs of a queue.
 const VCPUS: u32 = 1_000;
 
 fn url() -> String {
@@ -35,7 +35,7 @@ fn endpoints() -> [(&'static str, String); 2] {
 }
 
 impl Batch {
-    /// The workers of a fleet: jobs, or elements of arrays.
+    /// The workers of a fleet: jobs, or elements of array jobs.
     fn workers(&self, fleet: &str) -> Vec<Value> {
         let name = format!("task-host-{fleet}");
         let filter = json!([{"name": "JOB_NAME", "values": [name]}]);
@@ -66,7 +66,7 @@ impl Subject for Batch {
         );
         let form = [("content-type", "application/x-www-form-urlencoded")];
         aws::ask(&url(), "iam", "/", &form, &role);
-        // The queue has room for more, but others use it.
+        // The queue has more vCPUs, but other jobs use them.
         let used = VCPUS - room.unwrap_or(VCPUS);
         let environment = json!({
             "computeEnvironmentName": queue, "type": "MANAGED", "state": "ENABLED",
@@ -129,7 +129,7 @@ impl Subject for Batch {
     }
 
     fn hostile(&self) -> Vec<String> {
-        // Names of queues and buckets of AWS are harmless.
+        // AWS allows only harmless names of queues and buckets.
         Vec::new()
     }
 
@@ -197,7 +197,7 @@ fn a_definition_of_the_user_is_taken_as_it_is() {
     eventually("a worker that drains the queue", || (fleet.count("running") == 1).then_some(()));
 }
 
-/// What the stack prints is all that `up` needs, besides the image under test.
+/// The outputs of the stack are all options that `up` needs, except for the image under test.
 #[test]
 fn workers_start_with_the_outputs_of_the_stack() {
     let (cloud, name) = (Cloud::aws(), unique("stack"));

@@ -1,4 +1,4 @@
-//! What `host fleet` promises on every engine, written once.
+//! Tests of the promises of `host fleet` that hold for every engine.
 //!
 //! An engine's own file implements [`Subject`] and calls [`suite!`].
 
@@ -8,57 +8,58 @@ use std::time::Duration;
 use serde_json::Value;
 use task_host_tests::{Cloud, Finished, Place, Running, eventually, misbehaviour, no_op};
 
-/// An engine, and a place to work that workers of this engine can reach. One for each test.
+/// An engine, and a queue and a bucket that workers of this engine can reach. Each test has its
+/// own.
 pub(crate) trait Subject: Sized {
-    /// Whether the engine can be short of room, so that workers wait.
+    /// Whether the engine can run out of room, so that workers wait.
     const CAN_BE_FULL: bool;
-    /// What drives the engine, as errors name it, if it is a command line tool.
+    /// The command line tool that controls the engine, as errors name it. None if there is no tool.
     const TOOL: Option<&'static str>;
     /// An option for `up` that this engine does not accept.
     const WRONG_OPTION: &'static str;
 
-    /// With room for this many workers at the same time; `None` for plenty.
+    /// An engine with room for this many workers at the same time. `None` means plenty.
     fn with_room(room: Option<u32>) -> Self;
 
-    /// Where it works.
+    /// The queue and the bucket.
     fn work(&self) -> &Work;
 
     /// The engine's URL.
     fn url(&self) -> String;
 
-    /// What each `up` needs besides, such as the image under test.
+    /// The other options that each `up` needs, such as the image under test.
     fn options(&self) -> Vec<String>;
 
-    /// Makes a command find the engine.
+    /// Sets up a command to find the engine.
     fn lead(&self, command: &mut Command);
 
-    /// Makes a command find an engine that does not answer.
+    /// Sets up a command to find an engine that does not answer.
     fn lead_astray(&self, command: &mut Command);
 
-    /// What the engine says of workers that wait for room.
+    /// The engine's reason why workers wait for room.
     fn no_room(&self) -> &'static str;
 
-    /// Ends one running worker as a crash would, past `host`.
+    /// Ends one running worker without `host`, as a crash would.
     fn kill_one(&self, fleet: &str);
 
-    /// The number of workers of a fleet that wait or run, as the engine's own tools tell.
+    /// The number of workers of a fleet that wait or run, according to the engine's own tools.
     fn alive(&self, fleet: &str) -> usize;
 
-    /// Asks the engine for what `render` printed, past `host`.
+    /// Submits the document that `render` printed to the engine, without `host`.
     fn accept(&self, document: &str);
 
-    /// Options that lead workers to queue and bucket by names that a shell would obey.
+    /// Options that lead workers to a queue and a bucket whose names contain shell syntax.
     fn hostile(&self) -> Vec<String>;
 
-    /// Stops all workers of a fleet at once, past `host`: a test leaves nothing.
+    /// Stops all workers of a fleet at once, without `host`, so that a test leaves nothing behind.
     fn clear(&self, fleet: &str);
 }
 
 /// A queue and a bucket.
 pub(crate) enum Work {
-    /// In directories that this machine and the engine share.
+    /// Directories that this machine and the engine share.
     Here(Place),
-    /// Of a cloud.
+    /// A queue and a bucket of a cloud.
     There(Box<Cloud>),
 }
 
@@ -121,7 +122,7 @@ impl Work {
         self.submit(&tasks);
     }
 
-    /// Insists that each of those tasks has left what it should.
+    /// Checks that each of those tasks has left its output.
     #[track_caller]
     fn is_done(&self, tasks: usize) {
         for id in 0..tasks {
@@ -130,7 +131,7 @@ impl Work {
         }
     }
 
-    /// The messages in the queue, and those of them that are leased.
+    /// The number of messages in the queue, and how many of them are leased.
     #[track_caller]
     fn counts(&self) -> (u64, u64) {
         let queue = match self {
@@ -149,7 +150,7 @@ fn bytes(id: usize) -> Vec<u8> {
     format!("content {id};").repeat(100).into_bytes()
 }
 
-/// A fleet of one test. Nothing of it is left when it is dropped.
+/// The fleet of one test. Dropping this stops its workers.
 pub(crate) struct Fleet<S: Subject> {
     pub(crate) subject: S,
     name: String,
@@ -161,11 +162,11 @@ impl<S: Subject> Drop for Fleet<S> {
     }
 }
 
-/// Workers that stay when there is nothing to do, so that they can be counted.
+/// Options for workers that stay when they are idle, so that a test can count them.
 const STAYS: [&str; 2] = ["--for", "1h"];
-/// Workers that leave when all is done.
+/// Options for workers that end when the queue is empty.
 pub(crate) const ENDS: [&str; 1] = ["--exit-when-empty"];
-/// Does not wait for the workers.
+/// Does not wait until the workers run.
 const AT_ONCE: [&str; 2] = ["--wait", "0s"];
 
 impl<S: Subject> Fleet<S> {
@@ -179,7 +180,8 @@ impl<S: Subject> Fleet<S> {
 
     fn of(subject: S) -> Self {
         let name = task_host_tests::unique("f");
-        // The end of it is what differs, and a name may have 40 letters.
+        // Only the end of the name differs between tests, and a name may have at most 40
+        // characters.
         let name = format!("f{}", name.split('-').skip(1).collect::<Vec<_>>().join("-"));
         subject.work().put("there", b"");
         Self { subject, name }
@@ -199,7 +201,7 @@ impl<S: Subject> Fleet<S> {
         command
     }
 
-    /// Runs `host fleet COMMAND NAME ARGS…` to its end.
+    /// Runs `host fleet COMMAND NAME ARGS…`, and waits for its end.
     pub(crate) fn run(&self, command: &str, args: &[&str]) -> Finished {
         Finished::run(&mut self.command(command, args))
     }
@@ -221,12 +223,12 @@ impl<S: Subject> Fleet<S> {
         Finished::run(&mut self.up_command(workers, args))
     }
 
-    /// Starts a command that goes on meanwhile.
+    /// Starts a command that runs in the background.
     fn begin(&self, command: Command) -> Running {
         Running::start(command, &self.subject.work().place().path().join("logs"))
     }
 
-    /// What `status` says, if the engine knows the fleet.
+    /// The output of `status`, if the engine knows the fleet.
     #[track_caller]
     fn status(&self) -> Option<Value> {
         let status = self.run("status", &["--json"]);
@@ -236,7 +238,7 @@ impl<S: Subject> Fleet<S> {
         Some(serde_json::from_str(&status.good().stdout).expect("a status that is JSON"))
     }
 
-    /// How many workers are in that state.
+    /// The number of workers in this state.
     #[track_caller]
     pub(crate) fn count(&self, state: &str) -> u64 {
         let Some(status) = self.status() else { return 0 };
@@ -244,7 +246,7 @@ impl<S: Subject> Fleet<S> {
         count.as_u64().unwrap_or_else(|| panic!("{state}: {status}"))
     }
 
-    /// Waits until this many workers are in that state.
+    /// Waits until this many workers are in this state.
     #[track_caller]
     pub(crate) fn has(&self, count: u64, state: &str) {
         let what = format!("{count} {state} of {:?}", self.status());
@@ -258,7 +260,7 @@ impl<S: Subject> Fleet<S> {
     }
 }
 
-/// One line for the user, besides hints.
+/// Returns the error line. Checks that there is only one, besides hints.
 #[track_caller]
 fn one_error(finished: &Finished) -> String {
     let lines: Vec<&str> = finished.stderr.lines().collect();
@@ -314,7 +316,7 @@ pub(crate) fn enough_workers_are_a_warning<S: Subject>() {
     let warning = format!("warning: {}: only 1 of 3 workers have started", fleet.name);
     assert!(up.stderr.contains(&warning), "{}", up.stderr);
     assert!(up.stderr.contains(fleet.subject.no_room()), "{}", up.stderr);
-    // Those that wait may come later.
+    // Waiting workers may start later.
     assert_eq!(fleet.subject.alive(&fleet.name), 3);
 }
 
@@ -363,9 +365,10 @@ pub(crate) fn logs_are_of_one_worker_or_of_all<S: Subject>() {
     let each = ["0", "1"].map(|worker| said(&["--worker", worker]));
     assert!(each.iter().all(|log| log.matches(listening).count() == 1), "{each:#?}");
     assert_ne!(each[0], each[1]);
-    // Following ends when the worker has ended, with all that it wrote.
+    // `logs --follow` ends when the worker has ended, after it has printed the whole log.
     let mut follow = fleet.begin(fleet.command("logs", &["--worker", "1", "--follow"]));
-    // A log of Kubernetes is gone with its pod, so the one that follows has to be there before.
+    // On Kubernetes, a pod's log disappears with the pod, so the test must follow the log before
+    // the pod ends.
     eventually("a log that is followed", || follow.stdout().contains(listening).then_some(()));
     assert!(!follow.has_ended());
     fleet.run("down", &[]).good();
@@ -382,12 +385,12 @@ pub(crate) fn down_loses_no_attempt_and_no_lease<S: Subject>() {
     let sleep = serde_json::json!({"do": "sleep", "secs": 3});
     let tasks: Vec<Value> = (0..TASKS).map(|id| misbehaviour(id, &[], sleep.clone())).collect();
     work.submit(&tasks);
-    // One attempt: a task that is interrupted at a price would be reported.
+    // With one attempt, a counted interruption would cause an error report.
     let options: &[&str] = &["--max-attempts", "1", "--grace", "0s", "--exit-when-empty"];
     fleet.up("2", &[options]).good();
     eventually("a leased task", || (work.counts().1 > 0).then_some(()));
     fleet.run("down", &[]).good();
-    // A task that was released can be leased at the next full second.
+    // A released task can be leased at the next full second.
     eventually("no lease", || (work.counts().1 == 0).then_some(()));
     fleet.is_gone();
     fleet.up("2", &[options]).good();
@@ -444,9 +447,9 @@ pub(crate) fn a_launcher_that_is_killed_leaves_nothing_unknown<S: Subject>() {
     for delay in [0, 50, 200, 800] {
         let up = fleet.begin(fleet.up_command("3", &[&STAYS]));
         std::thread::sleep(Duration::from_millis(delay));
-        // Kills it.
+        // Dropping kills the process.
         drop(up);
-        // A second launcher completes what the first has begun.
+        // A second launcher completes the work of the first.
         fleet.up("3", &[&STAYS]).good();
         assert_eq!(fleet.count("running"), 3, "after {delay} ms");
         assert_eq!(fleet.subject.alive(&fleet.name), 3, "after {delay} ms");
@@ -454,9 +457,10 @@ pub(crate) fn a_launcher_that_is_killed_leaves_nothing_unknown<S: Subject>() {
         fleet.is_gone();
         let up = fleet.begin(fleet.up_command("3", &[&STAYS]));
         std::thread::sleep(Duration::from_millis(delay));
-        // Kills it.
+        // Dropping kills the process.
         drop(up);
-        // What it has begun is found and stopped. A tool that it has started may still be at work.
+        // `down` finds and stops the workers. A tool that the launcher started may still start
+        // more.
         eventually("no worker", || {
             if fleet.subject.alive(&fleet.name) == 0 {
                 return Some(());
@@ -496,7 +500,7 @@ pub(crate) fn render_prints_what_up_asks_for<S: Subject>() {
     assert_eq!(fleet.subject.alive(&fleet.name), 0);
     fleet.subject.accept(&document);
     fleet.has(2, "running");
-    // It is the same fleet as that of `up`.
+    // This is the same fleet as the one of `up`.
     let up = fleet.up("2", &[&STAYS]).good();
     assert!(up.stderr.contains("2 workers of this fleet already"), "{}", up.stderr);
     assert_eq!(fleet.subject.alive(&fleet.name), 2);
@@ -513,7 +517,7 @@ pub(crate) fn fleets_are_listed<S: Subject>() {
     fleet.run("down", &[]).good();
 }
 
-/// The tests of an engine.
+/// Defines the tests of an engine.
 macro_rules! suite {
     ($subject:ident) => {
         $crate::conformance::suite!(@ $subject

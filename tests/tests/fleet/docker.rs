@@ -14,7 +14,7 @@ pub(crate) struct Docker(Work);
 suite!(Docker);
 
 impl Docker {
-    /// The containers of a fleet that run or may start.
+    /// The containers of a fleet that are running or may start.
     fn containers(fleet: &str) -> Vec<String> {
         let label = format!("label=task-host.fleet={fleet}");
         let states = ["--filter=status=created", "--filter=status=running"];
@@ -42,7 +42,7 @@ impl Subject for Docker {
     }
 
     fn options(&self) -> Vec<String> {
-        // The daemon of the tests has no network of its own.
+        // The daemon of the tests has no container network.
         ["--image", engines::image(), "--option", "network=host"].map(str::to_owned).to_vec()
     }
 
@@ -88,7 +88,7 @@ impl Subject for Docker {
     }
 }
 
-/// A `docker` in PATH that runs this script, in which `"$DOCKER"` is the real one.
+/// Puts a `docker` into PATH that runs this script. In the script, `"$DOCKER"` is the real one.
 fn with_docker(fleet: &Fleet<Docker>, command: &mut Command, script: &str) {
     let dir = fleet.subject.work().place().path().join("bin");
     fs::create_dir_all(&dir).expect("a directory of programs");
@@ -100,7 +100,7 @@ fn with_docker(fleet: &Fleet<Docker>, command: &mut Command, script: &str) {
     command.env("PATH", format!("{}:{path}", dir.display()));
 }
 
-/// Runs `up` with a daemon that starts two containers and no more.
+/// Runs `up` with a daemon that starts only two containers.
 fn up_with_room_for_two(fleet: &Fleet<Docker>, workers: &str, args: &[&str]) -> Finished {
     let mut up = fleet.up_command(workers, &[&["--for", "1h"], args]);
     let full = r#"
@@ -135,7 +135,7 @@ fn a_daemon_that_starts_enough_containers_is_a_warning() {
 #[test]
 fn a_worker_that_can_not_start_says_why_in_its_last_words() {
     let fleet = Fleet::<Docker>::new();
-    // Whether the launcher sees it run or sees it end first, its end is known afterwards.
+    // The failure is known afterwards, whether the launcher saw the worker run or only saw its end.
     fleet.up("1", &[&["--listen", "192.0.2.1:1", "--keep"]]);
     fleet.has(1, "failed");
     let status = fleet.run("status", &[]).good();

@@ -1,4 +1,4 @@
-//! Fleets on AWS ECS: a server that runs real containers.
+//! Fleets on AWS ECS. The test server runs real containers.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ fn ask(operation: &str, body: &Value) -> Value {
 }
 
 impl Ecs {
-    /// The tasks of a fleet that run or will.
+    /// The tasks of a fleet that are running or may start.
     fn tasks(&self, fleet: &str) -> Vec<String> {
         let family = format!("task-host-{fleet}");
         let listed = ask("ListTasks", &json!({"cluster": self.cluster, "family": family}));
@@ -32,7 +32,7 @@ impl Ecs {
 }
 
 impl Subject for Ecs {
-    // The server places all tasks.
+    // The server places all tasks, without a limit.
     const CAN_BE_FULL: bool = false;
     const TOOL: Option<&'static str> = None;
     const WRONG_OPTION: &'static str = "--option=partition=main";
@@ -86,7 +86,7 @@ impl Subject for Ecs {
     }
 
     fn hostile(&self) -> Vec<String> {
-        // Names of queues and buckets of AWS are harmless.
+        // AWS allows only harmless names of queues and buckets.
         Vec::new()
     }
 

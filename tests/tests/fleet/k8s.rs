@@ -1,4 +1,4 @@
-//! Fleets on a stand-in for kubectl and a cluster: no API server can be installed for tests.
+//! Fleets on stand-ins for kubectl and a cluster, because no API server can be installed for tests.
 
 use std::fs;
 use std::io::Write;
@@ -33,7 +33,7 @@ impl Kubernetes {
         kubectl
     }
 
-    /// The pods of a fleet that run or may start.
+    /// The pods of a fleet that are running or may start.
     fn pods(&self, fleet: &str) -> Vec<Value> {
         let selector = format!("--selector=task-host/fleet={fleet}");
         let get = ["get", "pods", &selector, "--output=json"];
@@ -121,7 +121,7 @@ impl Subject for Kubernetes {
     }
 
     fn clear(&self, _: &str) {
-        // The cluster ends with its state.
+        // Removing its state ends the cluster.
         let _ = fs::remove_dir_all(self.file("cluster"));
     }
 }

@@ -1,4 +1,4 @@
-//! `host fleet` on real engines.
+//! Tests of `host fleet` on real engines.
 
 mod aws;
 mod batch;

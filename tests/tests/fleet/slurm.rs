@@ -17,7 +17,7 @@ pub(crate) struct Slurm {
 suite!(Slurm);
 
 impl Slurm {
-    /// The numbers of a fleet's jobs in these states, one for each element of an array.
+    /// The ids of a fleet's jobs in these states, one for each element of an array.
     fn jobs(fleet: &str, states: &str) -> Vec<String> {
         let name = format!("--name=task-host.{fleet}");
         let states = format!("--states={states}");
@@ -65,7 +65,7 @@ impl Subject for Slurm {
     fn lead_astray(&self, command: &mut Command) {
         let config = std::fs::read_to_string(engines::slurm_variable().1).expect("slurm.conf");
         let silent = config.lines().map(|line| match line.split_once('=') {
-            // Nobody listens there, and nobody waits long.
+            // No controller listens on this port, and the timeout is short.
             Some(("SlurmctldPort", _)) => "SlurmctldPort=1\nMessageTimeout=1".to_owned(),
             _ => line.to_owned(),
         });
@@ -108,7 +108,7 @@ impl Subject for Slurm {
         engines::slurm("scancel", &["--state=PENDING", &name]);
         engines::slurm("scancel", &["--signal=KILL", &name]);
         if self.is_own {
-            // Slurm removes no partition that has jobs.
+            // Slurm cannot remove a partition that has jobs.
             let delete = format!("PartitionName={}", self.partition);
             let gone = || {
                 let deleted = engines::slurm("scontrol", &["delete", &delete]);
@@ -121,10 +121,10 @@ impl Subject for Slurm {
     }
 }
 
-/// Sends a signal to a running element of the fleet, as Slurm does before the end of its walltime.
+/// Sends a signal to a running element of the fleet, as Slurm does before the walltime ends.
 fn end_of_walltime(fleet: &Fleet<Slurm>) {
     let job = &Slurm::jobs(fleet.name(), "RUNNING")[0];
-    // Its exit code is not zero for some elements, which get the signal all the same.
+    // `scancel` may exit with an error for some elements, although they get the signal.
     engines::slurm("scancel", &["--signal=TERM", "--batch", job]);
 }
 
@@ -133,7 +133,7 @@ fn a_worker_at_the_end_of_its_walltime_is_replaced_until_the_relay_is_over() {
     let fleet = Fleet::<Slurm>::new();
     let relay = ["--walltime", "1h", "--relay", "2", "--for", "2h"];
     fleet.up("2", &[&relay]).good();
-    // Those that will take over are not workers that wait.
+    // Jobs that will replace these workers do not count as waiting workers.
     assert_eq!((fleet.count("running"), fleet.count("waiting")), (2, 0));
     assert_eq!(fleet.subject.alive(fleet.name()), 4);
     for ended in 1..=2 {
@@ -193,7 +193,7 @@ fn variables_that_are_passed_are_in_no_script() {
     assert!(!variables.iter().any(|pair| pair.starts_with("SECRET_OF_OTHERS")), "{variables:#?}");
 }
 
-/// The variables of a process that has this one.
+/// The environment variables of a process that has the variable `known`.
 fn variables_of(known: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").expect("processes").flatten();
     let all = processes.filter_map(|process| std::fs::read(process.path().join("environ")).ok());
@@ -208,7 +208,7 @@ fn variables_of(known: &str) -> Vec<String> {
 #[test]
 fn a_worker_that_can_not_start_says_why_in_its_last_words() {
     let fleet = Fleet::<Slurm>::new();
-    // Whether the launcher sees it run or sees it end first, its end is known afterwards.
+    // The failure is known afterwards, whether the launcher saw the worker run or only saw its end.
     fleet.up("1", &[&["--listen", "192.0.2.1:1", "--keep"]]);
     fleet.has(1, "failed");
     let status = fleet.run("status", &[]).good();

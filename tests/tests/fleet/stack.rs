@@ -1,4 +1,4 @@
-//! The engines that the other tests run workers on are there, and are real.
+//! Checks that the engines of the other tests exist and are real.
 
 use task_host_tests::{Place, engines, host};
 

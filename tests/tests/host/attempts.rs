@@ -1,4 +1,4 @@
-//! What counts as an attempt: executions of the task, and nothing that happens to its hosts.
+//! Only executions of a task that end count as attempts. Lost leases and killed hosts do not.
 
 use std::fs;
 use std::io::Read;
@@ -10,13 +10,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
-/// A task with outputs of its own, which takes so many seconds.
+/// A task that sleeps for `secs` seconds, and whose executions each publish an output with a name
+/// of its own.
 fn task(id: i64, secs: f64) -> Value {
     let steps = json!([{"do": "sleep", "secs": secs}, {"do": "mark", "dir": "marks"}]);
     misbehaviour(id, &[], json!({"do": "all", "steps": steps}))
 }
 
-/// How many executions of a task were published.
+/// The number of executions of a task that published their outputs.
 fn published(place: &Place, id: i64) -> usize {
     let begin = format!("tests/marks/{id}-");
     place.keys().iter().filter(|key| key.starts_with(&begin)).count()
@@ -39,7 +40,7 @@ fn movement(place: &Place, id: i64) -> Option<PathBuf> {
     ids.next()
 }
 
-/// How many executions of a task were begun: empty lines of its message's movement file.
+/// The number of executions of a task that began: the empty lines in its message's movement file.
 fn starts(place: &Place, id: i64) -> usize {
     let lines = movement(place, id).and_then(|path| fs::read_to_string(path).ok());
     lines.unwrap_or_default().lines().filter(|line| line.is_empty()).count()
@@ -49,7 +50,7 @@ fn all_starts(place: &Place, ids: std::ops::Range<i64>) -> usize {
     ids.map(|id| starts(place, id)).sum()
 }
 
-/// Kills a host, and lets others have what it held at once.
+/// Kills a host, and releases its leases at once for other hosts.
 fn kill(place: &Place, host: Running) {
     host.signal(Signal::KILL);
     host.wait();
@@ -65,7 +66,7 @@ fn none_given_up(place: &Place) {
 fn leases_that_are_lost_are_no_attempts() {
     let place = Place::with(&["misbehave"]);
     place.submit(&[task(1, 3600.0)]);
-    // One failure, or two deaths of its hosts, would end the task.
+    // One failure, or two deaths, would reject the task.
     let args = [
         "--max-attempts",
         "1",
@@ -98,7 +99,7 @@ fn leases_that_are_lost_are_no_attempts() {
     }
     drop(holder);
 
-    // A task that was never tried to its end has all its attempts.
+    // No execution of the task has ended, so the task still has all its attempts.
     place.push("NO_OP");
     fs::copy(
         place.path().join("bucket/components/NO_OP.wasm"),
@@ -129,7 +130,7 @@ fn a_task_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not() {
             host.has_ended().then_some(true)
         });
         if has_ended {
-            // It gave up the poison.
+            // The host rejected the poison.
             host.wait().code(3);
             break;
         }
@@ -139,7 +140,7 @@ fn a_task_that_kills_its_hosts_is_given_up_and_its_neighbours_are_not() {
                 (is_begun || place.counts().0 == 1).then_some(())
             });
         } else {
-            // From the second death on it runs alone: no other task begins, and none ends.
+            // After two deaths, the poison runs alone: no other task begins or ends.
             let before: Vec<usize> = (1..6).map(|id| starts(&place, id)).collect();
             let objects = place.keys();
             std::thread::sleep(Duration::from_millis(700));
@@ -168,7 +169,8 @@ fn hosts_that_are_taken_away_use_up_no_attempts() {
     let place = Place::with(&["misbehave"]);
     place.submit(&(0..TASKS).map(|id| task(id, 1.0)).collect::<Vec<_>>());
     let args = ["--parallel", "4", "--max-attempts", "5", "--lease", "30s"];
-    // Fewer than ten, after which a task may be what kills its hosts; more than five.
+    // Nine deaths are more than `--max-attempts`, but fewer than the ten after which a task is
+    // rejected.
     let mut seen = 0;
     for _ in 0..9 {
         let host = place.start(&args);
@@ -191,7 +193,7 @@ fn tasks_that_are_only_held_ahead_are_not_charged_when_their_host_is_killed() {
     const TASKS: i64 = 5;
     let place = Place::with(&["misbehave"]);
     place.submit(&(0..TASKS).map(|id| task(id, 3600.0)).collect::<Vec<_>>());
-    // The second death of its hosts ends a task. All tasks are held at each of them.
+    // The second death rejects a task. Each killed host holds all tasks.
     let args = ["--parallel", "1", "--prefetch", "10", "--lease", "30s", "--max-attempts", "1"];
     let mut kills = 0;
     while place.errors().is_empty() {
@@ -208,7 +210,7 @@ fn tasks_that_are_only_held_ahead_are_not_charged_when_their_host_is_killed() {
         }
         assert!(kills <= 2 * TASKS as usize, "nothing is ever given up");
     }
-    // Whichever was given up was executed twice itself.
+    // The rejected task itself was executed twice.
     let report = place.the_error();
     let exception = report["exception"].as_str().unwrap();
     assert!(exception.contains("2 executions of the task did not end"), "{exception}");
@@ -217,13 +219,15 @@ fn tasks_that_are_only_held_ahead_are_not_charged_when_their_host_is_killed() {
     assert!(others < kills, "{others} executions of others, and {kills} kills");
 }
 
-/// Locks the movement file of a task that has not begun, as a host that is stopped at that moment.
+/// Locks the movement file of a task that has not begun, as a host would that is stopped at that
+/// moment.
 fn lock_one_that_waits(place: &Place, ids: std::ops::Range<i64>) -> Option<(i64, fs::File)> {
     ids.rev().find_map(|id| {
         let path = movement(place, id)?;
         let mut file = fs::File::options().read(true).write(true).open(path).ok()?;
         fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        // By this file: a process that closes another one of it loses its lock.
+        // Reads through this file: a process loses its lock when it closes another descriptor of
+        // the file.
         let mut text = String::new();
         file.read_to_string(&mut text).ok()?;
         text.lines().all(|line| !line.is_empty()).then_some((id, file))
@@ -241,7 +245,7 @@ fn a_message_that_another_process_has_locked_holds_up_no_other() {
         (place.counts() == (4, 4) && all_starts(&place, ids.clone()) > 0).then_some(())
     });
     let (waiting, lock) = eventually("a task that waits", || lock_one_that_waits(&place, 1..5));
-    // Its turn comes before its lease has run out, or after that.
+    // The host tries to start the task before the lease ends, or afterwards.
     let signs = ["the message comes back when its lease ends", "the lease ended before"];
     eventually("a message that can neither be started nor kept", || {
         let said = host.stderr();
@@ -265,7 +269,7 @@ fn a_message_that_another_process_has_locked_holds_up_no_other() {
 fn short_tasks_among_long_ones_run_once_each_and_cost_no_attempt() {
     const TASKS: i64 = 300;
     let place = Place::with(&["misbehave"]);
-    // Short tasks are started ahead. The start of those that meet a long one is taken back.
+    // The host starts short tasks ahead, and takes the start back if a long task runs first.
     let secs = |id: i64| if id % 25 == 0 { 0.2 } else { 0.0 };
     place.submit(&(0..TASKS).map(|id| task(id, secs(id))).collect::<Vec<_>>());
     place.run_until_empty(&["--parallel", "2", "--max-attempts", "1"]).good();

@@ -1,5 +1,5 @@
-//! `host receipts audit` runs finished tasks again as their receipts say, finds those that leave
-//! other bytes, and changes nothing.
+//! `host receipts audit` runs finished tasks again with the components and inputs of their
+//! receipts, finds tasks with different outputs, and changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::fs;
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, misbehaviour, no_op};
 
-/// Writes tasks as lines to `tasks.jsonl`.
+/// Writes tasks to `tasks.jsonl`, one per line.
 fn list(place: &Place, tasks: &[Value]) {
     let lines: Vec<String> = tasks.iter().map(|task| format!("{task}\n")).collect();
     fs::write(place.path().join("tasks.jsonl"), lines.concat()).unwrap();
@@ -25,7 +25,7 @@ fn audit(place: &Place, args: &[&str]) -> Finished {
     place.host(&[&["receipts", "audit", "tasks.jsonl", "--json"], args].concat())
 }
 
-/// The summary of an audit: tasks that are the same, different, failed and not repeatable.
+/// The summary of an audit: how many tasks are the same, different, failed and not repeatable.
 #[track_caller]
 fn found(audit: &Finished) -> [u64; 4] {
     let summary = audit.stderr.lines().last().expect("a summary");
@@ -34,7 +34,7 @@ fn found(audit: &Finished) -> [u64; 4] {
         .map(|name| summary[name].as_u64().expect("a count"))
 }
 
-/// A task that leaves an output with a random name.
+/// A task whose output has a random name.
 fn random(id: i64) -> Value {
     misbehaviour(id, &[], json!({"do": "mark", "dir": "marks"}))
 }
@@ -60,7 +60,7 @@ fn tasks_that_leave_other_outputs_are_printed_and_no_others() {
     assert!(said.contains("task 1 (misbehave): different: output tests/marks/1-"), "{said}");
     assert!(said.contains("its host ran without --deterministic"), "{said}");
     assert_eq!(place.keys(), before, "nothing is published");
-    // What is in the bucket is not its concern.
+    // An audit does not compare the outputs in the bucket.
     list(&place, &all[1..]);
     place.put("data/0_output/a", "changed");
     let audited = audit(&place, &["--sample", "10"]).good();
@@ -91,7 +91,7 @@ fn a_task_whose_input_or_component_has_changed_can_not_be_repeated() {
         misbehaviour(3, &[], json!({"do": "output", "key": "a", "text": "a"})),
     ];
     run(&place, &tasks, &[]);
-    // Another version with the same bytes.
+    // A new version of the object with the same bytes.
     place.put("data/0_input/large", vec![b'B'; 1 << 20]);
     assert_eq!(found(&audit(&place, &[]).good()), [3, 0, 0, 0]);
 
@@ -109,7 +109,7 @@ fn a_task_whose_input_or_component_has_changed_can_not_be_repeated() {
     check("its input data/0_input/large has other bytes now", [1, 0, 0, 2]);
     fs::remove_file(place.path().join("bucket/data/0_input/a")).unwrap();
     check("has no object `data/0_input/a`", [1, 0, 0, 2]);
-    // A custom section with nothing in it.
+    // Adds an empty custom section.
     let component = place.path().join("bucket/components/misbehave.wasm");
     let mut bytes = fs::read(&component).unwrap();
     bytes.extend([0, 2, 1, b'x']);
@@ -126,7 +126,7 @@ fn a_sample_is_chosen_by_its_seed_and_not_by_the_order_of_the_tasks() {
     run(&place, &tasks, &[]);
     let unfinished: Vec<Value> = (40..80).map(random).collect();
     let mixed = [&unfinished[..], &tasks].concat();
-    // All of these tasks leave other outputs, so the sample is printed.
+    // All of these tasks leave different outputs, so the audit prints the whole sample.
     let chosen = |tasks: &[Value], args: &[&str]| -> BTreeSet<String> {
         list(&place, tasks);
         let audited = audit(&place, args).code(3);

@@ -1,4 +1,4 @@
-//! Components come from the bucket, by name, whenever they come.
+//! Hosts load components from the bucket by name, whenever they are pushed.
 
 use serde_json::json;
 use task_host_tests::{Place, eventually, guest};
@@ -35,7 +35,7 @@ fn a_component_that_comes_later_is_picked_up_without_a_restart() {
 fn a_new_version_is_picked_up_without_a_restart() {
     let place = Place::new();
     place.put("data/0_input/a.dat", "a");
-    // Under one name, first a guest that copies, then one that hashes.
+    // Pushes two guests under one name: first one that copies, then one that hashes.
     let push = |file: &str| {
         let file = guest(file);
         let file = file.to_str().unwrap();
@@ -50,8 +50,8 @@ fn a_new_version_is_picked_up_without_a_restart() {
     push("digest");
     let mut id = 2;
     eventually("the digest", || {
-        // What is under way keeps the component it began with, and a look at the bucket is not
-        // made for every task: so a few are needed.
+        // Running tasks keep the component that they began with, and a host does not check the
+        // bucket for each task, so several tasks are needed.
         if place.counts().0 == 0 {
             place.submit(&[task(id, "changing")]);
             id += 1;
@@ -76,7 +76,7 @@ fn a_component_for_another_version_of_the_interface_is_refused_with_both_version
     let place = Place::new();
     place.put("data/0_input/a.dat", "a");
     let built_for = |version: &str| {
-        // Versions of the same length: nothing else in the file changes.
+        // Both versions have the same length, so nothing else in the file changes.
         let ours = b"task-host:guest/types@0.1.1";
         let theirs = format!("task-host:guest/types@{version}").into_bytes();
         assert_eq!(ours.len(), theirs.len());

@@ -1,7 +1,7 @@
-//! The kernel's rules for the whole process of a host: in force before a message is read, in force
-//! for what the host starts, and said where the kernel can't enforce them.
+//! The kernel's rules for the whole process of a host. They apply before a message is read, and to
+//! the programs that the host starts. The host reports when the kernel cannot enforce them.
 //!
-//! The kernel of the tests has to have Landlock and seccomp filters; without them these tests fail.
+//! These tests need a kernel with Landlock and seccomp filters, and fail without them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use task_host_tests::http::{Answer, Request, serve};
 use task_host_tests::{Finished, Place, Running, Watched, no_op, python};
 
-/// What `host run` and `host doctor` say of a host that is confined in all ways.
+/// The words of `host run` and `host doctor` for a fully confined host.
 const CONFINED: &str = "keeps this host to its files and TCP ports (Landlock) and from system calls \
     that no host needs (seccomp)";
 
@@ -24,14 +24,14 @@ fn task(input: &str) -> Value {
     no_op(1, &[input.to_owned()])
 }
 
-/// A place with a directory that is not the host's.
+/// A place, and a directory that does not belong to the host.
 fn place_and_elsewhere() -> (Place, tempfile::TempDir) {
     let elsewhere = tempfile::tempdir_in("/var/tmp").expect("a directory");
     fs::write(elsewhere.path().join("file.dat"), "content").expect("a file");
     (Place::with(&["NO_OP"]), elsewhere)
 }
 
-/// A link in the bucket of a place.
+/// Creates a symbolic link in the bucket of a place.
 fn link(place: &Place, key: &str, target: &Path) {
     let link = place.path().join("bucket").join(key);
     fs::create_dir_all(link.parent().expect("a directory")).expect("a prefix");
@@ -69,7 +69,7 @@ fn every_thread_of_a_host_is_confined() {
     host.stop();
 }
 
-/// By the order of the calls of the real host.
+/// Checks the order of the system calls of the real host.
 #[test]
 fn a_host_confines_itself_before_it_reads_a_message() {
     let place = Place::with(&["NO_OP"]);
@@ -85,7 +85,7 @@ fn a_host_confines_itself_before_it_reads_a_message() {
         found.unwrap_or_else(|| panic!("no line of the trace has {parts:?}"))
     };
     let first = |part: &str| line(&[part]);
-    // The name of its file is `TIME--ID.json`.
+    // The name of a message's file is `TIME--ID.json`.
     let message = line(&["--", ".json\""]);
     for call in
         ["landlock_restrict_self(", "seccomp(SECCOMP_SET_MODE_FILTER", "PR_SET_NO_NEW_PRIVS"]
@@ -140,7 +140,7 @@ fn a_path_that_is_allowed_has_to_exist() {
     assert!(ended.stderr.contains(want), "{}", ended.stderr);
 }
 
-/// A web server's answer can't send the host to another service of its machine.
+/// A web server's answer cannot send the host to another service on its machine.
 #[test]
 fn only_ports_that_settings_name_are_connected_to() {
     let place = Place::with(&["NO_OP"]);
@@ -168,7 +168,8 @@ fn only_ports_that_settings_name_are_connected_to() {
     assert!(asked.load(Ordering::SeqCst) > 0, "the server is reached by a host that may");
 }
 
-/// A program that prints credentials, as profiles of AWS may name one, and that tries other things.
+/// A program that prints credentials, as an AWS profile may name one, and that also tries forbidden
+/// actions.
 fn credential_program(place: &Place, tries: &str) {
     let program = place.path().join("helper/credentials");
     fs::create_dir_all(program.parent().expect("a directory")).expect("a directory");
@@ -204,7 +205,7 @@ fn a_program_that_prints_credentials_runs_under_the_same_rules() {
         })
         .collect();
     credential_program(&place, &tries.join("\n"));
-    // Nobody listens there: only the request is wanted.
+    // No server listens at this address. The test needs only the request for credentials.
     let run = |args: &[&str]| -> Vec<String> {
         let _ = fs::remove_file(&results);
         let queue = "https://sqs.eu-west-1.amazonaws.com/000000000000/q";
@@ -217,12 +218,12 @@ fn a_program_that_prints_credentials_runs_under_the_same_rules() {
         text.lines().map(str::to_owned).collect()
     };
     assert_eq!(run(&["--for", "1s"]), ["reads a variable of its own"]);
-    // Without the rules, all of it can be done here: the test is about the rules.
+    // Without the rules, all these actions work on this machine, so the rules make the difference.
     assert_eq!(run(&["--for", "1s", "--confine", "off"]).len(), tried.len());
     let _ = Command::new("umount").arg("-l").arg(elsewhere.path()).status();
 }
 
-/// `host` on a kernel that lacks a call: a filter says so of it.
+/// Runs `host` with a filter that makes some system calls look as if the kernel lacked them.
 fn without(place: &Place, calls: &str, args: &[&str]) -> Finished {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/without_calls.py");
     let python = python("python");
@@ -230,7 +231,7 @@ fn without(place: &Place, calls: &str, args: &[&str]) -> Finished {
     Finished::run(&mut place.command_by(&[python, script, calls], args))
 }
 
-/// `landlock_create_ruleset` and `seccomp`, by their numbers.
+/// The numbers of `landlock_create_ruleset` and `seccomp`.
 const LANDLOCK: &str = "444";
 const SECCOMP: &str = if cfg!(target_arch = "x86_64") { "317" } else { "277" };
 
@@ -259,7 +260,8 @@ fn a_kernel_without_the_rules_is_told_of_and_refused_where_they_are_required() {
     place.run_until_empty(&["--confine", "require"]).good();
 }
 
-/// A host in its user's home directory: a directory that is replaced there is not its own any more.
+/// The host runs in its user's home directory. A directory that replaces the queue there is outside
+/// the rules.
 #[test]
 fn a_queue_that_is_replaced_in_the_home_directory_asks_for_a_restart() {
     let place = Place::new();

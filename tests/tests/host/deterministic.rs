@@ -1,4 +1,4 @@
-//! Deterministic tasks leave the same bytes in each run, in each language; ordinary ones don't.
+//! Deterministic tasks leave the same bytes in each run, in each language. Ordinary tasks do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,15 +6,16 @@ use std::fs;
 use serde_json::{Value, json};
 use task_host_tests::{Place, misbehaviour};
 
-/// Tasks of a run.
+/// The number of tasks in a run.
 const TASKS: i64 = 3;
-/// The start of a deterministic task.
+/// The time at which the clock of a deterministic task starts, in seconds since 1970.
 const START: &str = "946684800";
 
-/// What a task observed: values by their names.
+/// The values that a task observed, by name.
 type Observed = BTreeMap<String, String>;
 
-/// Runs tasks of a program, and returns what each observed. Removes it from the bucket.
+/// Runs tasks of a program, and returns the values that each observed. Removes the outputs from the
+/// bucket.
 #[track_caller]
 fn observe(place: &Place, component: &str, args: &[&str]) -> Vec<Observed> {
     let task = |id: i64| {
@@ -34,7 +35,7 @@ fn observe(place: &Place, component: &str, args: &[&str]) -> Vec<Observed> {
     observed.collect()
 }
 
-/// The names of what two runs observed differently.
+/// The names of the values that differ between two runs.
 fn differences(one: &[Observed], other: &[Observed]) -> BTreeSet<String> {
     let pairs = one.iter().zip(other);
     let names = pairs.flat_map(|(one, other)| {
@@ -44,15 +45,15 @@ fn differences(one: &[Observed], other: &[Observed]) -> BTreeSet<String> {
     names.collect()
 }
 
-/// Checks that deterministic runs of a program observe the same, and that `varying` is what varies
-/// otherwise.
+/// Checks that deterministic runs of a program observe the same values, and that only the values in
+/// `varying` vary in ordinary runs.
 #[track_caller]
 fn check(component: &str, varying: &[&str]) {
     let place = Place::with(&[component]);
     place.put("tests/in/1", "one");
     place.put("tests/in/2", vec![b'2'; 100_000]);
     let one = observe(&place, component, &["--deterministic", "--parallel", "1"]);
-    // Another process, another order, outputs on the disk.
+    // Another process, another order of the tasks, and outputs on the disk.
     let other = ["--deterministic", "--parallel", "3", "--output-file-memory", "100B"];
     let other = observe(&place, component, &other);
     assert_eq!(one, other);
@@ -70,7 +71,7 @@ fn check(component: &str, varying: &[&str]) {
     let varying: BTreeSet<String> = varying.iter().map(|name| (*name).to_owned()).collect();
     let found = differences(&first, &second);
     assert!(found.is_superset(&varying), "these don't vary: {:#?}", varying.difference(&found));
-    // What varies between machines, and not between runs.
+    // These values vary between machines, but not between runs.
     let nans = |observed: &Observed| -> Vec<String> {
         let names = observed.iter().filter(|(name, _)| name.starts_with("not a number"));
         names.map(|(_, value)| value.clone()).collect()
@@ -120,7 +121,7 @@ fn a_deterministic_task_that_sleeps_does_not_wait() {
     let steps = json!([sleep(86_400.0), sleep(1e9), {"do": "mark", "dir": "marks"}]);
     place.submit(&[misbehaviour(1, &[], json!({"do": "all", "steps": steps}))]);
     place.run_until_empty(&["--deterministic", "--max-attempts", "1"]).good();
-    // One that waits without end is stopped all the same.
+    // A task that never ends is stopped as well.
     place.submit(&[misbehaviour(2, &[], json!({"do": "loop"}))]);
     let args = ["--deterministic", "--max-attempts", "1", "--timeout", "200ms"];
     place.run_until_empty(&args).code(3);
@@ -135,7 +136,7 @@ fn each_attempt_of_a_deterministic_task_has_the_same_random_numbers() {
         let keys = place.keys().into_iter();
         keys.filter(|key| key.starts_with("tests/marks/")).collect::<Vec<_>>()
     };
-    // The name of a mark is random.
+    // The name of a mark's file is random.
     let steps = json!([{"do": "mark", "dir": "marks"}, {"do": "fail-until", "attempt": 3}]);
     let task = [misbehaviour(1, &[], json!({"do": "all", "steps": steps}))];
     place.submit(&task);

@@ -1,4 +1,4 @@
-//! The disk of a directory bucket: a loss of power, and a directory that is replaced.
+//! Faults of a directory bucket's disk: a power loss, and a directory that is replaced.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually};
 use tempfile::TempDir;
 
-/// A file system in a file. Tests are run as root.
+/// A file system in a file. Mounting it needs root.
 struct Disk {
     dir: TempDir,
 }
@@ -21,7 +21,7 @@ impl Disk {
         let disk = Self::in_memory();
         run(Command::new("truncate").args(["-s", "96M"]).arg(disk.image()));
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()));
-        // Its journal is written when somebody syncs, and not by itself.
+        // Only a sync writes the file system's journal, because the commit interval is long.
         assert!(disk.mount("loop,commit=300"), "mounting takes root and loop devices");
         disk
     }
@@ -46,7 +46,8 @@ impl Disk {
         mount.output().expect("mount").status.success()
     }
 
-    /// What a loss of power at this moment would leave. None if the disk is being written to.
+    /// The disk as a power loss at this moment would leave it. None if the disk is being written
+    /// to.
     fn after_power_loss(&self) -> Option<Self> {
         let copy = Self::in_memory();
         fs::copy(self.image(), copy.image()).expect("room for a copy of the disk");
@@ -56,7 +57,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Not mounted, where mounting failed.
+        // The file system is not mounted if mounting failed.
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
 }
@@ -68,7 +69,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {said}");
 }
 
-/// A place whose bucket and cache are on that disk, and whose queue is not.
+/// A place whose bucket and cache are on this disk, and whose queue is not.
 fn place_on(disk: &Disk) -> Place {
     let place = Place::new();
     for (part, link) in [("bucket", "bucket"), ("cache", "home/.cache")] {
@@ -93,7 +94,7 @@ fn submit(place: &Place, ids: std::ops::Range<usize>) {
     place.submit(&ids.map(task).collect::<Vec<Value>>());
 }
 
-/// The tasks that the queue still has.
+/// The ids of the tasks that are still in the queue.
 fn unfinished(place: &Place) -> BTreeSet<usize> {
     let id = |task: Value| task["basic_info"]["id"].as_u64().expect("a task of ours") as usize;
     place.messages("queue").into_iter().map(id).collect()
@@ -103,7 +104,7 @@ fn is_whole(bucket: &Path, id: usize) -> bool {
     fs::read(bucket.join(format!("d/0_output/{id}.dat"))).is_ok_and(|bytes| bytes == input(id))
 }
 
-/// Stops a program in the middle of what it does, but in none of its system calls.
+/// Stops a program while none of its threads is in a system call.
 fn stop(host: &Running) {
     host.signal(Signal::STOP);
     let tasks = PathBuf::from(format!("/proc/{}/task", host.pid().as_raw_nonzero()));
@@ -145,7 +146,7 @@ fn a_loss_of_power_loses_no_output_of_a_durable_host() {
     }
 }
 
-/// Another number each time.
+/// A number that changes with the clock.
 fn a_byte() -> u8 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("a clock").subsec_nanos().to_le_bytes()[1]

@@ -1,11 +1,11 @@
-//! A host that is told to stop: running tasks finish, the others are given back at once.
+//! A host that is told to stop finishes the running tasks, and releases the others at once.
 
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
-/// A host with one slot, that runs the first of six tasks, which take this long, and holds
-/// others ready.
+/// A host with one slot. It runs the first of six tasks, which each take `secs` seconds, and holds
+/// three others ahead.
 fn busy(place: &Place, secs: f64, args: &[&str]) -> Running {
     let tasks: Vec<_> = (0..6)
         .map(|id| {
@@ -34,19 +34,19 @@ fn sigterm_lets_the_running_task_finish_and_gives_the_others_back_at_once() {
     let place = Place::with(&["misbehave"]);
     let host = busy(&place, 3.0, &[]);
     host.signal(Signal::TERM);
-    // While the first still sleeps.
+    // The first task is still sleeping at this moment.
     eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
     host.wait().good();
     assert_eq!(place.counts(), (5, 0));
     assert_eq!(place.keys().iter().filter(|key| key.ends_with("done.txt")).count(), 1);
     assert!(place.errors().is_empty());
 
-    // A drain is no attempt: what was given back is run as if for the first time.
+    // A drain is not an attempt, so each released task still has its only attempt.
     place.run_until_empty(&["--max-attempts", "1", "--parallel", "5"]).good();
     assert_eq!(place.keys().iter().filter(|key| key.ends_with("done.txt")).count(), 6);
 }
 
-/// The kernel gives a signal to any thread that takes it.
+/// The kernel delivers a signal to any thread that does not block it.
 #[test]
 fn a_signal_for_the_thread_of_a_task_reaches_the_host() {
     let place = Place::with(&["misbehave"]);
@@ -59,7 +59,8 @@ fn a_signal_for_the_thread_of_a_task_reaches_the_host() {
         ids.filter(|id| name(id).is_some_and(|name| name.starts_with("guest-"))).collect();
     let [guest] = &*guests else { panic!("a thread for the task: {guests:?}") };
     let guest = guest.parse().ok().and_then(Pid::from_raw).expect("the id of a thread");
-    // It is for the process, but this thread gets it if it takes signals.
+    // The signal is for the process, but the kernel prefers this thread if it does not block
+    // signals.
     rustix::process::kill_process(guest, Signal::TERM).expect("a signal");
     eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
     host.wait().good();
@@ -71,7 +72,7 @@ fn a_second_signal_gives_everything_back() {
     let place = Place::with(&["misbehave"]);
     let host = busy(&place, 3600.0, &[]);
     host.signal(Signal::TERM);
-    // As `timeout` does, which signals the host and then its process group.
+    // `timeout` signals the host and then its process group, so the host gets two signals.
     host.signal(Signal::TERM);
     eventually("the tasks that were held ready", || (place.counts() == (6, 1)).then_some(()));
     host.signal_again(Signal::TERM);

@@ -1,9 +1,9 @@
-//! What becomes of a task that does not simply succeed.
+//! The outcomes of tasks that do not simply succeed.
 
 use serde_json::{Value, json};
 use task_host_tests::Place;
 
-/// Runs one task to its end, which is a report, and returns it. Nothing is published.
+/// Runs one task until it is rejected, and returns its report. Nothing is published.
 #[track_caller]
 fn given_up(payload: Value, settings: &[&str]) -> Value {
     let place = Place::with(&["misbehave"]);
@@ -81,14 +81,14 @@ fn a_task_that_fails_twice_and_then_succeeds_is_done() {
 fn attempts_are_counted_over_restarts_of_the_host() {
     let place = Place::with(&["misbehave"]);
     place.submit_misbehaviour(json!({"do": "fail-until", "attempt": 3}));
-    // A host for each attempt: it stops when it has seen the queue's only task fail.
+    // Each attempt has its own host, which stops after the attempt failed.
     for attempt in 1..3 {
         let host = place.start(&["--retry-after", "10ms"]);
         task_host_tests::eventually("a failed attempt", || {
             host.stderr().contains(&format!("attempt {attempt} of 3")).then_some(())
         });
         drop(host);
-        // A lease that nobody holds any more.
+        // The host left a lease behind.
         place.host(&["queue", "release", "--fq", "./queue", "--yes"]).good();
     }
     place.run_until_empty(&["--max-attempts", "10"]).good();

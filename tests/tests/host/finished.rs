@@ -1,4 +1,4 @@
-//! A task that has ended stays so: it is not executed again, reported twice or overwritten.
+//! A task that has ended is not executed again, reported twice or overwritten.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, http, misbehaviour};
 
-/// A host that says whether it is ready, and where.
+/// Starts a host with a status page. Returns the host and the address of the page.
 fn start(place: &Place, args: &[&str]) -> (Running, String) {
     let host = place.start(&[&["--listen", "127.0.0.1:0"], args].concat());
     let address = eventually("a host that listens", || {
@@ -19,7 +19,7 @@ fn start(place: &Place, args: &[&str]) -> (Running, String) {
     (host, address)
 }
 
-/// What keeps a host from being ready; nothing if it is.
+/// The reasons why a host is not ready; empty if it is ready.
 fn problems(address: &str) -> String {
     let answer = http::send(address, "GET", "/readyz", &[], b"");
     match answer.status {
@@ -28,25 +28,25 @@ fn problems(address: &str) -> String {
     }
 }
 
-/// How many executions have been begun, of all tasks in the queue.
+/// The number of executions that began, of all tasks in the queue.
 fn starts(place: &Place) -> usize {
     let movements = fs::read_dir(place.path().join("queue/movement")).into_iter().flatten();
     let texts = movements.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
     texts.map(|text| text.lines().filter(|line| line.is_empty()).count()).sum()
 }
 
-/// The names of the queue's messages, which change with every renewal.
+/// The file names of the queue's messages, which change with every renewal.
 fn names(place: &Place) -> Vec<String> {
     task_host_tests::files(&place.path().join("queue/queue")).into_iter().collect()
 }
 
-/// Runs tasks while nothing can be deleted from the queue, for longer than a lease; returns
-/// what the host says in the end.
+/// Runs tasks while no message can be deleted from the queue, for longer than a lease. Returns what
+/// the host prints at its end.
 fn undeletable(place: &Place, tasks: &[Value], is_ended: impl Fn() -> bool) -> String {
     place.submit(tasks);
     let (host, address) = start(place, &["--lease", "2s", "--parallel", "2"]);
     eventually("executions", || (starts(place) == tasks.len()).then_some(()));
-    // Whatever is deleted is moved there first.
+    // Deleted messages are moved to this directory first.
     let tmp = place.path().join("queue/host/tmp");
     fs::remove_dir_all(&tmp).unwrap();
     fs::write(&tmp, "in the way").unwrap();
@@ -95,8 +95,8 @@ fn tasks_that_are_given_up_are_reported_once_when_deletions_do_not_work() {
     assert!(said.contains("2 rejected"), "{said}");
 }
 
-/// Has another host complete what a stopped one holds, in another way, and lets that one go on.
-/// Returns what it says of it.
+/// Stops a host, lets another host complete its tasks with a different result, and continues the
+/// first. Returns what the first host prints at its end.
 fn overtaken(place: &Place, host: Running) -> String {
     host.signal(Signal::STOP);
     place.push("NO_OP");
@@ -143,7 +143,7 @@ fn a_host_that_was_stopped_while_it_published_overwrites_nothing() {
     let count = |round: u32| fs::read_dir(dir(round)).map_or(0, Iterator::count);
     let args = ["--lease", "2s", "--parallel", "1", "--prefetch", "0"];
     let mut round = 0;
-    // Until a host is stopped before it has published all.
+    // Repeats until a host is stopped before it has published all files.
     let host = loop {
         round += 1;
         assert!(round <= 10, "publishing is too fast to be interrupted");
@@ -175,7 +175,7 @@ fn a_host_that_was_stopped_while_it_published_overwrites_nothing() {
     host.wait().good();
     let now = files();
     let changed = now.iter().filter(|(name, inode)| result.get(*name) != Some(inode)).count();
-    // It may have been stopped in the middle of putting one.
+    // The host may have been stopped while it published one file.
     assert!(changed <= 1, "{changed} files of a finished result were overwritten");
     let left = place.left_behind().into_iter().find(|name| name.starts_with("bucket/"));
     assert_eq!(left, None);

@@ -1,4 +1,4 @@
-//! `host health`, as a container's health check calls it.
+//! `host health`, as the health check of a container calls it.
 
 use std::net::TcpListener;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use task_host_tests::http::{self, Answer};
 use task_host_tests::{Finished, Place, eventually};
 
-/// Insists on code 1 and one line that contains this.
+/// Checks that the command exits with 1 and prints one line that contains `why`.
 #[track_caller]
 fn is_sick(finished: Finished, why: &str) {
     let finished = finished.code(1);
@@ -25,7 +25,7 @@ fn a_host_that_works_is_healthy_and_one_that_can_not_work_is_not_ready() {
     assert_eq!(ask(&[&address, "--ready"]).good().stdout, "ok\n");
     let ok = format!("{{\"address\":\"{address}\",\"ok\":true,\"problem\":null}}\n");
     assert_eq!(ask(&[&address, "--ready", "--json"]).good().stdout, ok);
-    // As a host that listens at all addresses is told where.
+    // A host that listens on all addresses has a setting like this.
     let everywhere = address.replace("127.0.0.1", "0.0.0.0");
     let mut command = place.command(&["health", "--ready"]);
     Finished::run(command.env("HOST_LISTEN", &everywhere)).good();
@@ -65,7 +65,7 @@ fn what_is_no_host_is_not_healthy() {
     is_sick(ask(&[&other, "--ready"]), "another server listens there, not a host");
     let long = http::serve(|_| Answer::new(200, "x".repeat(1 << 20))).to_string();
     is_sick(ask(&[&long]), "no HTTP answer");
-    // It accepts connections, and never answers.
+    // This server accepts connections, but never answers.
     let hung = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = hung.local_addr().unwrap().to_string();
     is_sick(ask(&[&address]), "no answer within 4s");

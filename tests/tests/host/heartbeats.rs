@@ -6,26 +6,26 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, http, misbehaviour};
 
-/// A host that says often what it is doing, and whose tasks nobody waits for at its end.
+/// A host with frequent heartbeats and without a grace period.
 fn start(place: &Place) -> Running {
     let args = ["--parallel", "1", "--prefetch", "0", "--grace", "0s", "--heartbeat", "200ms"];
     place.start(&args)
 }
 
-/// The files of hosts in the queue.
+/// The heartbeat files in the queue.
 fn heartbeats(place: &Place) -> Vec<String> {
     let names = task_host_tests::files(&place.path().join("queue/hosts"));
     names.into_iter().filter(|name| name.ends_with(".json")).collect()
 }
 
-/// What `host top --once --json` says.
+/// The output of `host top --once --json`.
 #[track_caller]
 fn top(place: &Place) -> Value {
     let said = place.host(&["top", "--fq", "./queue", "--once", "--json"]).good();
     serde_json::from_str(&said.stdout).expect("one line of JSON")
 }
 
-/// The running tasks of all hosts that are not silent: the id of each, and its host's.
+/// The running tasks of all hosts that are not silent: each task's id and its host's id.
 fn running(seen: &Value) -> Vec<(String, String)> {
     let hosts = seen["hosts"].as_array().expect("hosts").iter();
     let alive = hosts.filter(|host| host["is_silent"] == false);
@@ -70,7 +70,7 @@ fn what_runs_where_and_since_when_how_long_it_takes_and_why_tasks_failed() {
     let counts = ["waiting", "held", "errors"].map(|name| queue[name].as_u64());
     assert_eq!(counts, [Some(1), Some(2), Some(3)], "{queue}");
     assert!(seen["rate"]["per_second"].is_number() && seen.get("eta_seconds").is_some(), "{seen}");
-    // The reports of a host that has ended.
+    // The failures include reports of a host that has ended.
     let failures = seen["failures"].as_array().unwrap();
     assert_eq!(failures.len(), 1, "{failures:#?}");
     assert_eq!(failures[0]["given_up"], 3);
@@ -79,12 +79,12 @@ fn what_runs_where_and_since_when_how_long_it_takes_and_why_tasks_failed() {
     assert!(text.contains("is damaged"), "{text}");
     assert_eq!(seen["problems"], json!([]));
 
-    // One is killed.
+    // Kills one host.
     let [killed, other] = hosts;
     let pid = killed.pid().as_raw_nonzero().to_string();
     killed.signal(Signal::KILL);
     killed.wait();
-    // On a busy machine, the other may be late.
+    // On a busy machine, the other host's heartbeat may be late.
     let seen = eventually("a silent host beside one that lives", || {
         let seen = top(&place);
         let is_silent = |n: usize| seen["hosts"][n]["is_silent"].as_bool();
@@ -192,7 +192,7 @@ fn no_task_writes_a_heartbeat() {
         let said = place.host(&args).code(2).stderr;
         assert!(said.contains(reserved), "{said}");
     }
-    // A message of python-task-queue has the bucket's root as its base directory.
+    // A message of python-task-queue has the root of the bucket as its base directory.
     let mut payload = json!({"do": "output", "key": "_hosts/abc/def.json", "text": "{}"});
     payload["class"] = json!("misbehave");
     place.submit(&[json!({"payload": payload})]);
@@ -201,13 +201,13 @@ fn no_task_writes_a_heartbeat() {
     assert!(error["exception"].as_str().unwrap().contains(reserved), "{error}");
     let said = place.run(&["--component-prefix", "_hosts"]).code(2).stderr;
     assert!(said.contains(reserved), "{said}");
-    // A bucket in the directory of the queue's heartbeats.
+    // Uses the directory of the queue's heartbeats as a bucket.
     fs::create_dir_all(place.path().join("queue/hosts")).unwrap();
     let said = place.run(&["--bucket", "./queue/hosts"]).code(2).stderr;
     assert!(said.contains("messages"), "{said}");
 }
 
-/// A dashboard at this address, and where it can be reached.
+/// Starts a dashboard that listens on `listen`. Returns the dashboard and its address.
 #[track_caller]
 fn dashboard(place: &Place, listen: &str) -> (Running, String) {
     let command = place.command(&["dashboard", "--fq", "./queue", "--listen", listen]);
@@ -234,7 +234,7 @@ fn a_dashboard_shows_the_hosts_and_only_reads() {
         let seen: Value = serde_json::from_slice(&answer.body).expect("JSON");
         (running(&seen).len() == 1).then_some(seen)
     });
-    // What `host top` shows, with times of its own.
+    // The dashboard has the same fields as `host top`, but different times.
     let fields = |seen: &Value| seen.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(fields(&seen), fields(&top(&place)));
     let page = get("/");

@@ -1,15 +1,15 @@
-//! Guests, components, messages and directories that are made to harm.
+//! Malicious guests, components, messages and directories.
 //!
-//! The security page lists what Task Host promises, with the tests behind each promise. Here are the
-//! attacks: a file for each kind, and in it an enum of its attacks. [`attacks!`] makes a test of
-//! each; `case` says what it does and what must follow; [`trial::check`] runs it, and checks after
-//! each attack the verdict, the message, the host's memory and descriptors, the cache, and the next
-//! task.
+//! The security page lists what Task Host promises, with the tests behind each promise. This module
+//! contains the attacks: each kind has a file with an enum of its attacks. [`attacks!`] generates a
+//! test for each attack. `case` defines the action and the expected result. [`trial::check`] runs
+//! the attack, and then checks the outcome, the message, the host's memory and descriptors, the
+//! cache, and the next task.
 //!
-//! An attack without a case, and an action of the guest `misbehave` without an attack, do not
-//! compile. An attack that the security page does not link to fails a test.
+//! An attack without a case does not compile, and neither does an action of the guest `misbehave`
+//! without an attack. A test fails for an attack that the security page does not link to.
 
-/// The attacks of one kind: an enum, the list of its values, and a test for each.
+/// Defines the attacks of one kind: an enum, the list of its values, and a test for each.
 macro_rules! attacks {
     ($($(#[$doc:meta])* $attack:ident => $test:ident,)*) => {
         #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use task_host_tests::Place;
 
-/// The guest has code of its own for common PNG files, with instructions that only WebAssembly has.
+/// The guest has its own decoder for common PNG files, with instructions that only WebAssembly has.
 /// It leaves a file with a damaged comment to the `image` crate, which ignores comments.
 #[test]
 fn a_guest_sees_the_picture_that_the_image_crate_sees() {

@@ -1,11 +1,11 @@
-//! What must hold whatever happens to a host: bounded attempts, nothing published under a
-//! lease that is lost, components that only an operator can change.
+//! Invariants that hold whatever happens to a host: the number of attempts is limited, no host
+//! publishes outputs after it lost the lease, and only an operator can change components.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, misbehaviour};
 
-/// A host whose guest has begun, so that its start is recorded.
+/// A host whose guest runs. Its start is recorded in the queue.
 pub(super) fn executing(place: &Place, args: &[&str], starts: usize) -> Running {
     let host = place.start(args);
     eventually("a start that is recorded", || {
@@ -19,9 +19,9 @@ pub(super) fn executing(place: &Place, args: &[&str], starts: usize) -> Running 
     host
 }
 
-/// The report of the only task, whose hosts are killed whenever its guest has begun.
+/// Kills each host after its guest has begun, until the only task is rejected. Returns the report.
 pub(super) fn given_up_after_deaths(place: &Place) -> Value {
-    // Twice as many deaths as attempts.
+    // A task may have twice as many deaths as attempts.
     for starts in 1..=4 {
         let host = executing(place, &["--max-attempts", "2"], starts);
         host.signal(Signal::KILL);
@@ -55,10 +55,10 @@ fn nothing_is_published_under_a_lease_that_was_lost() {
     );
     task["basic_info"]["base_directory"] = json!("tests");
     place.submit(&[task]);
-    // With no room for another task, it can't lease the message once more.
+    // Without prefetch, the host cannot lease the same message again.
     let args = ["--max-attempts", "1", "--parallel", "1", "--prefetch", "0"];
     let host = executing(&place, &args, 1);
-    // Somebody takes the message away and does something else with it.
+    // Another program releases the message and moves it elsewhere.
     place.host(&["queue", "release", "queue", "--yes"]).good();
     place.host(&["queue", "mv", "queue", "./elsewhere"]).good();
     eventually("the lost lease to be noticed", || host.stderr().contains("lease").then_some(()));

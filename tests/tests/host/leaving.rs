@@ -1,5 +1,5 @@
-//! Workers of a fleet that leave it: when there is nothing to do, within the time that their engine
-//! gives them, with an exit code that it understands, and with their names in what they leave.
+//! How workers leave a fleet: when they are idle, within the time that their engine allows, with an
+//! exit code that the engine understands, and with their names in heartbeats and reports.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,7 +12,7 @@ use task_host_tests::{Finished, Place, Running, eventually, misbehaviour};
 
 const IDLE: [&str; 4] = ["--exit-when-idle", "1s", "--json", "--prefetch"];
 
-/// `host run --fq ./queue ARGS…` with these variables.
+/// Runs `host run --fq ./queue ARGS…` with these environment variables.
 fn start(place: &Place, args: &[&str], variables: &[(&str, &str)]) -> Running {
     let mut command = place.command(&[&["run", "--fq", "./queue"], args].concat());
     command.envs(variables.iter().copied());
@@ -24,7 +24,7 @@ fn summary(finished: &Finished) -> Value {
         .unwrap_or_else(|e| panic!("{e}: {}\n{}", finished.stdout, finished.stderr))
 }
 
-/// A host that has leased the only task of the queue, which takes this long, and is stopped at it.
+/// Suspends a host that holds the only task of the queue. The task takes `secs` seconds.
 fn stuck(place: &Place, secs: f64) -> Running {
     place.submit_misbehaviour(json!({"do": "sleep", "secs": secs}));
     let host = place.start(&["--parallel", "1"]);
@@ -39,14 +39,14 @@ fn an_idle_worker_leaves_although_another_holds_a_task_and_the_first_stays_for_i
     let other = stuck(&place, 5.0);
     let args = [&IDLE[..], &["0"]].concat();
     let mut first = start(&place, &args, &[("HOST_WORKER_INDEX", "0")]);
-    // Each engine has a variable of its own for the number of a worker.
+    // Each engine has its own variable for the number of a worker.
     for variable in ["HOST_WORKER_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX", "JOB_COMPLETION_INDEX"] {
         let left = start(&place, &args, &[(variable, "7")]).wait().good();
         let summary = summary(&left);
         assert_eq!((&summary["stopped"], &summary["cause"]), (&json!("finished"), &json!("idle")));
         assert_eq!((&summary["done"], &summary["worker"]["index"]), (&json!(0), &json!(7)));
     }
-    // A worker that is not of a fleet.
+    // A worker that does not belong to a fleet.
     start(&place, &args, &[]).wait().good();
     assert!(!first.has_ended(), "it left while a task was held: {}", first.stderr());
     assert_eq!(place.counts(), (1, 1));
@@ -62,7 +62,8 @@ fn a_worker_with_a_task_of_its_own_is_not_idle() {
     let place = Place::with(&["misbehave"]);
     place.submit(&[
         misbehaviour(1, &[], json!({"do": "sleep", "secs": 3.0})),
-        // The second attempt comes when the host has done nothing for longer than it may be idle.
+        // The second attempt starts after the host has been without work for longer than its idle
+        // time.
         misbehaviour(2, &[], json!({"do": "fail-until", "attempt": 2})),
     ]);
     let args = [&IDLE[..], &["0", "--parallel", "2", "--retry-after", "6s"]].concat();
@@ -82,7 +83,7 @@ fn a_worker_is_not_idle_while_its_queue_is_out() {
         fs::write(place.path().join("queue"), "in the way").expect("a file");
     });
     host.is_out("queue");
-    // Longer than three seconds: the waits are a quarter of a second or more, and double.
+    // Waits for more than three seconds: the waits start at a quarter of a second, and double.
     host.has_tried(5);
     fs::remove_file(place.path().join("queue")).expect("it is removed");
     fs::rename(place.path().join("away"), place.path().join("queue")).expect("it is moved back");
@@ -118,7 +119,7 @@ fn a_worker_that_worked_can_exit_with_0_whatever_became_of_its_tasks() {
         eventually("a task that runs", || place.a_task_has_started().then_some(()));
         for _ in 0..signals {
             host.signal_again(Signal::TERM);
-            // Two signals of one kind that wait are one.
+            // Waits for an answer, because the kernel merges two pending signals of one kind.
             eventually("an answer", || host.stderr().contains("stopping").then_some(()));
         }
         let left = host.wait().good();
@@ -130,14 +131,14 @@ fn a_worker_that_worked_can_exit_with_0_whatever_became_of_its_tasks() {
     released(1, "100ms");
     released(2, "1h");
 
-    // What is the worker's own fault is still one.
+    // A worker's own errors still lead to an error code.
     let wrong = ["run", "--fq", "./queue", "--exit-zero", "--bucket", "./no-bucket"];
     place.host(&wrong).code(1);
     place.host(&[&wrong[..4], &["--lease", "1s"]].concat()).code(2);
 }
 
-/// `docker stop` kills a container ten seconds after SIGTERM. With the grace period that a container
-/// has by default, a host has ended by itself before.
+/// `docker stop` kills a container ten seconds after SIGTERM. With a container's default grace
+/// period, a host ends before that.
 #[test]
 fn a_worker_with_the_grace_period_of_a_container_gives_everything_back_and_ends() {
     let place = Place::with(&["misbehave"]);
@@ -152,7 +153,7 @@ fn a_worker_with_the_grace_period_of_a_container_gives_everything_back_and_ends(
     host.signal(Signal::TERM);
     host.wait().code(4);
     assert_eq!(place.counts(), (4, 0));
-    // No execution was an attempt or a death.
+    // The executions were neither attempts nor deaths.
     let args = ["-x", "--json", "--max-attempts", "1", "--parallel", "4", "--prefetch", "0"];
     let left = place.run(&args).good();
     assert_eq!(summary(&left)["done"], 4, "{}", left.stderr);
@@ -177,7 +178,7 @@ fn the_grace_period_fits_the_engine() {
     check("SLURM_JOB_ID", "2m", "2m HOST_GRACE");
 }
 
-/// The metadata of a container of ECS. Counts the questions.
+/// A server for the metadata of an ECS container. Counts the requests.
 fn ecs(count: Arc<AtomicUsize>) -> String {
     let address = http::serve(move |request| {
         assert_eq!((&*request.method, &*request.path), ("GET", "/v4/abc"));

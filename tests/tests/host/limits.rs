@@ -1,11 +1,11 @@
-//! Each limit ends the task that runs into it, with a report that names the limit.
+//! Each limit ends a task that exceeds it, with a report that names the limit.
 
 use std::fs;
 
 use serde_json::{Value, json};
 use task_host_tests::{Place, guest, misbehaviour};
 
-/// Runs one task with these settings, and returns the report it leads to.
+/// Runs one task with these settings, and returns its error report.
 #[track_caller]
 fn check(payload: Value, settings: &[&str], expected: &str) -> Value {
     let place = Place::with(&["misbehave"]);
@@ -141,7 +141,7 @@ fn more_of_a_log_is_kept_if_that_is_asked_for() {
 #[test]
 fn directories_that_are_there_already_are_not_charged() {
     let place = Place::with(&["misbehave"]);
-    // The SDK makes the directory of each output that it writes.
+    // The SDK creates the directory of each output that it writes.
     let steps: Vec<Value> = (0..10)
         .map(|n| json!({"do": "output", "key": format!("a/{n}.txt"), "text": "x"}))
         .collect();

@@ -1,5 +1,5 @@
-//! What a host writes to standard error when nobody watches: a line of JSON for each event, which
-//! every parser reads alike.
+//! The log on standard error without a terminal: one line of JSON per event, which every parser
+//! reads in the same way.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,12 +8,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, eventually, misbehaviour};
 
-/// Reads a line, and insists on an object that has no key twice, at any depth.
+/// Parses a line. Checks that it is an object without duplicate keys at any depth.
 #[track_caller]
 fn strict(line: &str) -> Value {
     let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     assert!(value.is_object(), "{line}");
-    // A key that is there twice is read once.
+    // The parser keeps a duplicate key only once.
     assert_eq!(keys_of(&value), keys_in(line), "a key is there twice: {line}");
     value
 }
@@ -26,7 +26,7 @@ fn keys_of(value: &Value) -> usize {
     }
 }
 
-/// Strings in a text of JSON that a colon follows.
+/// The number of strings in a JSON text that a colon follows.
 fn keys_in(line: &str) -> usize {
     let (mut keys, mut in_string, mut escaped, mut ended) = (0, false, false, false);
     for c in line.chars() {
@@ -68,11 +68,12 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
     let mut command = place.command(&["run", "--fq", "./queue", "--lease", "2s", "--grace", "0s"]);
     command.args(["--max-attempts", "2", "--retry-after", "10ms", "--log-level", "debug"]);
     command.args(["--cpu-time", "1h"]);
-    // Warns at the start.
+    // This misspelt variable causes a warning at the start.
     command.env("HOST_PARALEL", "4");
     let host = task_host_tests::Running::start(command, &place.path().join("logs"));
     eventually("the reports", || (place.errors().len() >= 6).then_some(()));
-    // Only the task that sleeps is left. Who holds its message loses it, again and again.
+    // Only the sleeping task is left. Releasing its message makes the host lose the lease each
+    // time.
     eventually("a lost lease", || {
         place.host(&["queue", "release", "./queue", "--yes"]).good();
         host.stderr().contains("the lease was lost").then_some(())
@@ -93,7 +94,7 @@ fn every_line_of_a_log_is_an_object_without_a_key_twice() {
     fields_are_those_of_the_page(&lines);
 }
 
-/// Compares the fields of lines about tasks with those that `docs/operating.md` lists.
+/// Compares the fields of log lines about tasks with the list in `docs/operating.md`.
 fn fields_are_those_of_the_page(lines: &[Value]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let page = std::fs::read_to_string(root.join("docs/operating.md")).unwrap();
@@ -132,7 +133,7 @@ fn what_a_task_prints_is_logged_when_it_prints_it() {
     ]);
     place.submit(&[misbehaviour(7, &[], json!({"do": "all", "steps": steps}))]);
     let host = place.start(&["--grace", "0s"]);
-    // The task goes on.
+    // The task is still running.
     eventually("a line of the task", || host.stderr().contains("dark").then_some(()));
     host.signal(Signal::TERM);
     let said = host.wait().stderr;

@@ -1,4 +1,4 @@
-//! The real host with real guests, from outside: one module for each promise.
+//! Runs the real host with real guests, from outside. Each module tests one promise.
 
 mod attempts;
 mod audit;

@@ -1,10 +1,10 @@
-//! A host with little memory: Slurm's variable says so, which works on every machine and for every
-//! user.
+//! A host with little memory. The tests set the memory with Slurm's variable, which works on every
+//! machine and for every user.
 
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, misbehaviour};
 
-/// Runs `host ARGS…` with so many MiB of memory.
+/// Runs `host ARGS…` with `mib` MiB of memory.
 fn host(place: &Place, mib: u32, args: &[&str]) -> Finished {
     let mut command = place.command(args);
     Finished::run(command.env("SLURM_MEM_PER_NODE", mib.to_string()))
@@ -15,7 +15,7 @@ fn run_until_empty(place: &Place, mib: u32, args: &[&str]) -> Finished {
     host(place, mib, &[&run, args].concat())
 }
 
-/// What `host config` shows for a setting.
+/// The value and source of a setting in `host config`.
 fn setting(place: &Place, mib: u32, args: &[&str], name: &str) -> String {
     let shown = host(place, mib, &[&["config"], args].concat()).good().stdout;
     let line = shown.lines().find(|line| line.split_whitespace().next() == Some(name));
@@ -30,7 +30,7 @@ fn the_defaults_fit_the_memory() {
     assert_eq!(setting(&place, 512, &[], "compile-memory"), "312.0 MiB default");
     assert_eq!(setting(&place, 100_000, &[], "compile-memory"), "2GiB default");
     assert_eq!(setting(&place, 512, &["--parallel", "2"], "parallel"), "2 --parallel");
-    // Smaller tasks leave room for more.
+    // With a lower limit per task, more tasks fit.
     let all = setting(&place, 100_000, &[], "parallel");
     assert_eq!(setting(&place, 100_000, &["--memory", "64MiB"], "parallel"), all);
     assert_eq!(setting(&place, 2000, &["--memory", "2GiB"], "parallel"), "1 default");
@@ -65,14 +65,14 @@ fn a_task_that_needs_more_than_the_host_has_fails_alone() {
 #[test]
 fn tasks_that_do_not_fit_together_cost_one_another_no_attempt() {
     let place = Place::with(&["misbehave"]);
-    // Each of them holds some memory and then needs more than the other one leaves.
+    // Each task holds some memory, and then needs more than the other leaves.
     let steps = json!([
         {"do": "alloc", "mib": 60}, {"do": "sleep", "secs": 0.5}, {"do": "alloc", "mib": 120},
     ]);
     let tasks: Vec<Value> =
         (0..4).map(|id| misbehaviour(id, &[], json!({"do": "all", "steps": steps}))).collect();
     place.submit(&tasks);
-    // A single attempt that counted would send a report.
+    // A single counted attempt would send an error report.
     let args = ["--parallel", "2", "--memory", "128MiB", "--max-attempts", "1"];
     let run = run_until_empty(&place, 512, &args).good();
     assert_eq!((place.counts(), place.errors().len()), ((0, 0), 0));
@@ -131,7 +131,7 @@ fn fewer_tasks_run_where_address_space_is_short() {
     assert!(told.stdout.contains(cure), "{}", told.stdout);
     let run = limited(8 << 30, &[&["run", "-x"], &queue[..], &bucket].concat()).code(1);
     assert!(run.stderr.contains("(`ulimit -v`)"), "{}", run.stderr);
-    // Plans have no thread of their own here.
+    // With this limit of address space, plans run without a thread of their own.
     let mut planned = misbehaviour(9, &[], json!({"do": "ask", "optional": ["hole"]}));
     planned["basic_info"]["name"] = json!("planner");
     place.submit(&[&place.innocent(3)[..], &[planned]].concat());

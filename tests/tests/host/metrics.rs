@@ -1,5 +1,5 @@
-//! What a host shows of itself over HTTP: `/metrics` and `/api/host`; the page that lists the metrics,
-//! and the dashboard that uses them.
+//! A host's metrics and status over HTTP: `/metrics` and `/api/host`; the page that lists the
+//! metrics, and the Grafana dashboard that uses them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use task_host_tests::http;
 use task_host_tests::{Place, Watched, eventually, misbehaviour};
 
-/// Labels in their order, with their values.
+/// Labels with their values, in order.
 type Labels = Vec<(String, String)>;
 
-/// A metric with its series, as it was served.
+/// A metric with its series, as the host served it.
 #[derive(Debug, Default)]
 struct Family {
     kind: String,
     help: String,
-    /// Buckets are left out.
+    /// Histogram buckets are left out.
     series: Vec<(Labels, f64)>,
 }
 
 impl Family {
-    /// The value of the series with these values of labels.
+    /// The value of the series with these label values.
     fn value(&self, labels: &[&str]) -> Option<f64> {
         let has = |found: &[(String, String)]| {
             let values: Vec<&str> = found.iter().map(|(_, value)| value.as_str()).collect();
@@ -32,7 +32,7 @@ impl Family {
     }
 }
 
-/// Reads the text format strictly: every line is one that the format knows.
+/// Parses the text format strictly: each line must be valid.
 #[track_caller]
 fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
@@ -61,7 +61,7 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// The name, the labels and the value of a line.
+/// The name, the labels and the value of a sample line.
 fn sample(line: &str) -> Option<(String, Labels, f64)> {
     let is_word =
         |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
@@ -104,7 +104,7 @@ fn now(host: &Watched) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// Waits until nothing of this host's work is left.
+/// Waits until the host has no more work.
 #[track_caller]
 fn is_idle(place: &Place, host: &Watched) {
     eventually("an idle host", || {
@@ -121,7 +121,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Kills a host whose task does not end.
+/// Kills a host with a task that does not end.
 fn kill(host: Watched) {
     host.host().signal(Signal::KILL);
     host.into_host().wait();
@@ -156,7 +156,7 @@ fn the_page_and_the_dashboard_have_the_metrics_that_a_host_serves() {
     assert_eq!(value("taskhost_step_duration_seconds", &["decode"]), Some(7.0));
     assert!(value("taskhost_input_bytes_total", &[]) > Some(0.0));
     assert_eq!(value("taskhost_guest_memory_bytes", &[]), Some(0.0));
-    // A directory queue costs nothing.
+    // A directory queue has no paid requests.
     assert!(served["taskhost_queue_requests_total"].series.is_empty());
 
     the_page_lists(&served);
@@ -164,7 +164,7 @@ fn the_page_and_the_dashboard_have_the_metrics_that_a_host_serves() {
     host.stop();
 }
 
-/// Every row of the page is a metric, and every metric has a row.
+/// Checks that every row of the page is a metric, and that every metric has a row.
 fn the_page_lists(served: &BTreeMap<String, Family>) {
     let page = read("docs/metrics.md");
     let list = page.split("\n## ").find(|part| part.starts_with("The metrics\n")).expect("a list");
@@ -191,7 +191,7 @@ fn the_page_lists(served: &BTreeMap<String, Family>) {
     }
 }
 
-/// Every query of the dashboard names metrics and labels that there are.
+/// Checks that every query of the dashboard names existing metrics and labels.
 fn the_dashboard_uses(served: &BTreeMap<String, Family>) {
     let dashboard: Value =
         serde_json::from_str(&read("deploy/grafana/task-host.json")).expect("a dashboard");
@@ -230,7 +230,7 @@ fn the_dashboard_uses(served: &BTreeMap<String, Family>) {
     assert!(used.len() > served.len() / 2, "most metrics are not shown: {used:?}");
 }
 
-/// Calls `each` with the name and the text of every text in a value.
+/// Calls `each` with the field name and the content of every string in a value.
 fn texts(value: &Value, each: &mut impl FnMut(&str, &str)) {
     match value {
         Value::Object(fields) => {
@@ -257,7 +257,7 @@ fn names_of_tasks_can_not_break_the_text_nor_make_it_grow() {
     place.submit(&tasks);
     let host = place.watch(&["--max-attempts", "1"]);
     is_idle(&place, &host);
-    // A name that has a component is counted, whatever came before.
+    // A name that has a component is counted, whatever other names came before.
     place.submit(&place.innocent(1));
     is_idle(&place, &host);
     let attempts = &metrics(&host)["taskhost_attempts_total"];
@@ -325,7 +325,7 @@ fn a_host_says_what_runs_what_failed_and_what_it_was_told() {
     let timeout = settings.iter().find(|setting| setting["name"] == "timeout").expect("a setting");
     assert_eq!((&timeout["value"], &timeout["source"]), (&json!("2h"), &json!("--timeout")));
 
-    // Nothing can be changed.
+    // The HTTP interface is read-only.
     for path in ["/api/host", "/metrics", "/readyz"] {
         let answer = http::send(host.address(), "POST", path, &[], b"{}");
         assert_eq!(answer.status, 405, "{path}");
@@ -347,7 +347,7 @@ fn a_task_that_runs_for_long_is_warned_of_once_with_its_last_line() {
     let text = line.to_string();
     assert!(text.contains("\"last_line\":\"tile 3 of 9\""), "{text}");
     assert!(text.contains("misbehave"), "the task's name: {text}");
-    // A few more looks at it. Each of them measures the rate.
+    // Waits until the host has looked at the task a few more times. Each look measures the rate.
     let measured = || now(&host)["now"]["rate"]["over_seconds"].as_f64().expect("a time");
     let then = measured();
     eventually("more looks", || (measured() > then + 3.0).then_some(()));

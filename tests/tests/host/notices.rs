@@ -1,4 +1,4 @@
-//! Clouds that tell a machine that it will be taken away, and the agent of ECS.
+//! Notices of the clouds, and the agent of ECS.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use task_host_tests::{Finished, Place, Running, eventually, misbehaviour};
 /// A cloud's metadata service.
 #[derive(Clone, Default)]
 struct Metadata {
-    /// There is a notice.
+    /// Whether a notice has been given.
     noticed: Arc<Mutex<bool>>,
 }
 
@@ -30,7 +30,7 @@ impl Metadata {
     }
 }
 
-/// What the services of the three clouds say.
+/// The answers of the metadata services of the three clouds.
 fn answer(request: &Request, noticed: bool) -> Answer {
     let is = |header, value| request.header(header) == Some(value);
     let path = request.path.split('?').next().unwrap_or_default();
@@ -65,7 +65,7 @@ fn answer(request: &Request, noticed: bool) -> Answer {
     }
 }
 
-/// A time of the days since 1970, as EC2 writes it.
+/// A time in EC2's format. `seconds` counts from 1970.
 fn rfc3339(seconds: u64) -> String {
     let text = Finished::run(std::process::Command::new("date").args([
         "-u",
@@ -76,8 +76,8 @@ fn rfc3339(seconds: u64) -> String {
     text.good().stdout.trim().to_owned()
 }
 
-/// A host that heeds the notices of this cloud at this address, with a task that takes this long
-/// and another that waits.
+/// A host that watches for notices of this cloud at this address. It runs one task of `secs`
+/// seconds, and holds another ahead.
 fn busy(place: &Place, cloud: &str, address: &str, secs: f64, args: &[&str]) -> Running {
     let sleep = json!({"do": "all", "steps": [
         {"do": "sleep", "secs": secs}, {"do": "output", "key": "done.txt", "text": "x"}]});
@@ -97,7 +97,7 @@ fn busy(place: &Place, cloud: &str, address: &str, secs: f64, args: &[&str]) -> 
     host
 }
 
-/// The host confines itself, so that this also shows that it may connect.
+/// The host confines itself, so this also tests that it may connect to the metadata service.
 #[track_caller]
 fn a_notice_drains(cloud: &str, says: &str, within: &[&str]) {
     let place = Place::with(&["misbehave"]);
@@ -110,7 +110,7 @@ fn a_notice_drains(cloud: &str, says: &str, within: &[&str]) {
     let told = left.stderr.lines().find(|line| line.contains(says));
     let told = told.unwrap_or_else(|| panic!("{says:?} is not in {}", left.stderr));
     assert!(within.iter().any(|time| told.contains(&format!("finish within {time}"))), "{told}");
-    // Nothing is lost, and what had started was finished if the notice came in time.
+    // No task is lost. A task that had started was finished, if the notice came in time.
     let done = summary["done"].as_u64().expect("a count");
     assert_eq!((done as usize) + place.counts().0, 2, "{summary:#}");
     assert_eq!(place.counts().1, 0);
@@ -132,7 +132,7 @@ fn a_notice_of_azures_lets_running_tasks_finish() {
     a_notice_drains("azure", "Azure will take away this machine; stopping", &["15s"]);
 }
 
-/// The machine sends SIGTERM when it shuts down, soon after its notice.
+/// A machine sends SIGTERM when it shuts down, soon after its notice.
 #[test]
 fn the_signal_after_a_notice_is_the_first_one() {
     let place = Place::with(&["misbehave"]);
@@ -210,7 +210,7 @@ fn a_metadata_service_that_fails_keeps_no_host_from_working() {
     }
 }
 
-/// An agent of ECS that answers this, and what it was asked.
+/// An ECS agent that gives this answer, and the requests that it got.
 fn agent(status: u16, says: Value) -> (String, Arc<Mutex<Vec<Value>>>) {
     let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
     let list = asked.clone();

@@ -1,4 +1,4 @@
-//! Traces and metrics for OpenTelemetry, at a collector that only keeps what it gets.
+//! Traces and metrics for OpenTelemetry. The collector of these tests only stores the requests.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use serde_json::json;
 use task_host_tests::http::{self, Answer};
 use task_host_tests::{Finished, Place, eventually, misbehaviour};
 
-/// Requests, as their path and their text. Names are plain text in the binary format.
+/// Requests as pairs of path and body. Names are plain text in the binary format.
 type Received = Arc<Mutex<Vec<(String, String)>>>;
 
 fn collector(status: u16) -> (String, Received) {
@@ -38,7 +38,7 @@ fn a_confined_host_sends_traces_and_metrics_where_the_variables_say() {
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
     command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=night");
     Finished::run(&mut command).good();
-    // Everything is sent before the host ends.
+    // The host sends everything before it ends.
     let traces = texts(&received, "/v1/traces");
     for part in ["task-host", "night", "NO_OP", "settle", "rejected", "out of cheese"] {
         assert!(traces.contains(part), "no {part}: {traces}");
@@ -74,7 +74,7 @@ fn a_collector_that_fails_delays_no_task_and_is_told_of_once() {
 fn a_collector_that_never_answers_keeps_no_host() {
     let place = Place::with(&["NO_OP"]);
     place.submit(&place.innocent(3));
-    // The kernel accepts connections for it.
+    // The kernel accepts connections to this port, but nothing answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = place.command(&["run", "--fq", "./queue", "-x"]);
     let endpoint = format!("http://{}", silent.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! The status page in a browser: `tests/browser` has the checks.
+//! The status page in a browser. The checks are in `tests/browser`.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 use task_host_tests::{Finished, Place, Running, check_page, eventually, misbehaviour};
 
-/// Runs a check with the page of a host that has nothing to do.
+/// Runs a check on the page of an idle host.
 #[track_caller]
 fn check(name: &str) {
     let place = Place::new();
@@ -23,7 +23,7 @@ fn a_host_is_shown_while_it_works_and_markup_of_a_task_is_text() {
     place.submit_misbehaviour(json!({"do": "reject", "text": markup}));
     let host = place.watch(&["--parallel", "2"]);
     eventually("a task that failed", || (place.errors().len() == 1).then_some(()));
-    // More than end while the browser looks.
+    // More tasks than can end while the browser looks.
     let task = |id| misbehaviour(id, &[], json!({"do": "all", "steps": steps}));
     place.submit(&(2..2_000).map(task).collect::<Vec<_>>());
     check_page("real", host.address());

@@ -20,9 +20,9 @@ fn task(id: i64, payload: Value) -> Value {
     json!({"basic_info": info, "payload_info": payload})
 }
 
-/// The component asks for `index` and a tile, and after it has read the name `masks` there, for the
-/// next tile, which may be missing, all masks, and a model. It writes the keys of its inputs, and
-/// their texts.
+/// The component asks for `index` and a tile. If `index` contains `masks`, the component then asks
+/// for the next tile, which may be missing, for all masks, and for a model. It writes the keys of
+/// its inputs, and their texts.
 fn asks_for_what_it_reads(place: &Place, component: &str) {
     let pushed =
         place.host(&["component", "push", component, "--name", "tiles", "--bucket", "./bucket"]);
@@ -40,7 +40,7 @@ fn asks_for_what_it_reads(place: &Place, component: &str) {
     assert_eq!(found(1).unwrap(), format!("{begin}1=<tiles/1> tiles/2=<tiles/2> {end}true"));
     assert_eq!(found(2).unwrap(), format!("{begin}2=<tiles/2> {end}false"));
 
-    // A tile that has to exist, and a payload that the plan can't read.
+    // A task whose tile is missing, and a task whose payload the plan cannot read.
     place.submit(&[task(3, json!({"x": 3})), task(4, json!({"x": "?"}))]);
     place.run_until_empty(&["--readable", "models", "--max-attempts", "2"]).code(3);
     let mut reports = place.errors();
@@ -58,7 +58,7 @@ fn a_planned_task_in_javascript() {
     let place = Place::new();
     place.host(&["new", "tiles", "--lang", "js"]).good();
     let dir = place.path().join("tiles");
-    // The packages are those that `npm install` would bring.
+    // These are the packages that `npm install` would install.
     std::os::unix::fs::symlink(target().join("componentize-qjs"), dir.join("node_modules"))
         .unwrap();
     replace(&dir.join("wit/world.wit"), "guest/task@", "guest/task-with-plan@");

@@ -1,4 +1,4 @@
-//! Tasks that name their own inputs, with a guest whose plan asks for what the payload says.
+//! Tasks that name their own inputs, with a guest whose plan asks for the inputs in the payload.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use task_host_tests::{Place, eventually, misbehaviour};
 
 use crate::invariants::{executing, given_up_after_deaths};
 
-/// A task of the guest with the base directory `tests`.
+/// A task of the planner with the base directory `tests`.
 fn task(id: i64, inputs: &[&str], payload: Value) -> Value {
     let mut task = misbehaviour(id, inputs, payload);
     task["basic_info"]["name"] = json!("planner");
@@ -18,7 +18,7 @@ fn ask(id: i64, keys: &[&str], optional: &[&str], prefixes: &[&str]) -> Value {
     task(id, &[], payload)
 }
 
-/// What the execution found in `/inputs`.
+/// The files that the execution found in `/inputs`.
 fn found(place: &Place, key: &str) -> Value {
     let report = place.object(key).expect("a report");
     let report: Value = serde_json::from_slice(&report).unwrap();
@@ -141,7 +141,7 @@ fn a_task_with_a_plan_is_audited_and_tried() {
     let summary: Value = serde_json::from_str(audited.stderr.lines().last().unwrap()).unwrap();
     assert_eq!(summary["same"], 1, "{summary}");
 
-    // The files that are given are the bucket.
+    // `host try` uses these files in place of the bucket.
     let payload = r#"{"do": "ask", "keys": ["a", "/tests/b"], "optional": ["hole"]}"#;
     let guest = task_host_tests::guest("planner");
     let component = guest.to_str().unwrap();
@@ -181,7 +181,7 @@ fn plans_are_made_while_all_slots_are_taken() {
     place.submit_misbehaviour(json!({"do": "sleep", "secs": 3600}));
     let host =
         executing(&place, &["--parallel", "1", "--prefetch", "2", "--log-level", "debug"], 1);
-    // Its plan fails, which it can only do if it is called.
+    // The plan fails, which shows that it was called.
     place.submit(&[task(2, &[], json!({"do": "reject"}))]);
     let report = eventually("the failure of a plan", || place.errors().pop());
     assert_eq!(report["exception"], "the plan can't be made");

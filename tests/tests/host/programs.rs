@@ -1,5 +1,6 @@
-//! Programs that check what their language expects of files, as guests of the real host. Each writes
-//! the names of the expectations that failed. `docs/reference/files.md` says what each language sees.
+//! Programs that check whether files behave as their language expects, as guests of the real host.
+//! Each program writes the names of the failed checks. `docs/reference/files.md` describes what
+//! each language sees.
 
 use task_host_tests::Place;
 

@@ -13,7 +13,7 @@ fn summary() -> Value {
     json!({"in/stars.csv": {"magnitude": magnitude, "parallax_mas": parallax}})
 }
 
-/// Creates a project in this place, builds it and runs it once, and pushes its component.
+/// Creates a project in this place, builds it, runs it once, and pushes its component.
 #[track_caller]
 fn project(place: &Place, lang: &str) -> PathBuf {
     let dir = new(place, lang);
@@ -100,7 +100,7 @@ fn a_project_in_c_works_as_it_is() {
     let dir = project(&place, "c");
     runs_from_a_queue(&place);
 
-    // The bindings in the project are those that the tool makes of the interface.
+    // The project's bindings are those that `wit-bindgen` generates from the interface.
     place.host(&["wit", "--out", "wit"]).good();
     let made = place.path().join("made");
     let tool = target().join("wit-bindgen/wit-bindgen");
@@ -190,7 +190,7 @@ fn blurred(pixels: &[u8], width: usize, radius: usize) -> Vec<u8> {
     (0..height).flat_map(|y| (0..width).map(move |x| mean((x, y)))).collect()
 }
 
-/// Puts a filter in the place of a new project's task, and runs it from a queue.
+/// Replaces a new project's task with an image filter, and runs the filter from a queue.
 #[track_caller]
 fn blurs_pictures(lang: &str, source: &str, filter: &str) {
     const WIDTH: usize = 97;

@@ -1,5 +1,5 @@
-//! The real python-task-queue beside us: as producer, as worker on the same queue, and as the
-//! tool that people look into queues with.
+//! The real python-task-queue together with the host: as producer, as worker on the same queue, and
+//! as a tool to inspect queues.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, Script, eventually, misbehaviour, python};
 
-/// What `ptq status` prints.
+/// The output of `ptq status`.
 fn ptq_status(place: &Place) -> String {
     let mut ptq = Command::new(python("ptq"));
     Finished::run(ptq.args(["status", "queue"]).current_dir(place.path())).good().stdout
@@ -40,7 +40,7 @@ tq.insert([NoOp({'id': i, 'name': 'NO_OP', 'base_directory': 'data',
 
 #[test]
 fn plain_registered_tasks_and_function_tasks_choose_their_component_by_name() {
-    // None of the names has a component: the reports show what was understood.
+    // No component has any of these names. The reports show how the host read the messages.
     let place = Place::new();
     Script::new(
         "
@@ -75,7 +75,7 @@ fn ptq_reads_our_queue_before_during_and_after() {
     );
     let host = place.start(&["-x", "--parallel", "5", "--prefetch", "0"]);
     eventually("leases", || (place.counts() == (10, 5)).then_some(()));
-    // Python may take longer to start than the tasks take.
+    // Stops the host, because Python may take longer to start than the tasks take.
     host.signal(Signal::STOP);
     assert_eq!(
         ptq_status(&place),
@@ -93,8 +93,8 @@ fn ptq_reads_our_queue_before_during_and_after() {
 fn a_python_worker_and_a_host_share_a_queue() {
     const TASKS: u64 = 400;
     let place = Place::with(&["misbehave"]);
-    // Each is a task for both: Python runs the class, we run the component of that name. Both
-    // leave one file that says who did it.
+    // Python runs the class of each task, and the host runs the component of that name. Both leave
+    // one file that says which of them ran the task.
     let tasks: Vec<Value> = (0..TASKS)
         .map(|id| {
             let info = json!({"id": id, "name": "misbehave", "base_directory": "host"});
@@ -122,7 +122,7 @@ tq.poll(lease_seconds=60, stop_fn=stop_fn, tally=True)
 ",
     );
     let python = worker.start(place.path(), &place.path().join("logs"));
-    // The host is the faster one: it joins when Python is at work.
+    // The host is faster, so it starts when Python is already working.
     eventually("work by Python", || {
         let done = std::fs::read_dir(place.path().join("python")).ok()?.count();
         (done > 10).then_some(())
@@ -191,7 +191,7 @@ tq.insert([PrintTask([nan, inf, -inf, 'NaN']),
     )
     .run(place.path());
     let sent = place.host(&["queue", "ls", "./queue", "--json"]).good().stdout;
-    // One has no component here; the other's payload is as good as any.
+    // One task has no component. The other task's payload is valid.
     place.run_until_empty(&["--max-attempts", "1"]).code(3);
     assert_eq!(place.object("host/a.txt").as_deref(), Some(&b"done"[..]));
     let report = place.the_error();
@@ -223,7 +223,7 @@ fn python_passes_over_what_hosts_note_about_executions() {
     place.submit(&tasks);
     for entry in std::fs::read_dir(place.path().join("queue/movement")).unwrap() {
         let path = entry.unwrap().path();
-        // One that failed, one that the host cut off, and one whose lease was lost.
+        // One execution that failed, one that the host cut off, and one that lost its lease.
         let noted = "\n0--failed\n\n0--uncounted\n\n44--uncounted\n";
         let text = std::fs::read_to_string(&path).unwrap() + noted;
         std::fs::write(path, text).unwrap();

@@ -1,5 +1,5 @@
-//! Tasks with the Python package `task_host_guest`, as components in the real host, and the package's
-//! own tests.
+//! Tasks written with the Python package `task_host_guest`, as components in the real host, and the
+//! package's own tests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use task_host_tests::{Finished, Place, target};
 const GUEST: &str = "python_guest";
 const PLANNER: &str = "python_planner";
 
-/// Tasks whose payloads are these, with ids from 1.
+/// Tasks with these payloads, and with ids from 1.
 fn tasks(name: &str, payloads: &[Value]) -> Vec<Value> {
     let task = |(id, payload): (usize, &Value)| {
         json!({"basic_info": {"id": id + 1, "name": name, "base_directory": "tests", "inputs": []},
@@ -27,7 +27,7 @@ fn reports(place: &Place) -> BTreeMap<usize, Value> {
     errors.map(|report| (id(&report).expect("an id") as usize, report)).collect()
 }
 
-/// One test, because compiling the component takes most of the time.
+/// All checks are in one test, because compiling the component takes most of the time.
 #[test]
 fn tasks_in_python_succeed_and_fail_as_their_authors_expect() {
     let place = Place::with(&[GUEST]);
@@ -112,7 +112,7 @@ fn what_may_pass_is_tried_again_and_state_lives_from_call_to_call(place: &Place)
     assert!(!host.stderr.contains("not shown"), "{}", host.stderr);
 }
 
-/// Also one test, with two queues.
+/// One test with two queues, for the same reason.
 #[test]
 fn a_task_in_python_names_its_own_data() {
     let place = Place::with(&[PLANNER]);
@@ -130,7 +130,7 @@ fn a_task_in_python_names_its_own_data() {
     for id in [1, 2] {
         let found = place.object(&format!("tests/found/{id}.json")).expect("what was found");
         let found = String::from_utf8(found).unwrap();
-        // As a text, because an object has no order.
+        // Compares the text, because a parsed object has no order.
         let places = ["info", "8_8/header", "8_8/0", "8_8/1", "masks/a/c", "masks/b"]
             .map(|key| found.find(&format!("\"volume/{key}\": \"")));
         assert!(places.is_sorted() && places.iter().all(Option::is_some), "{found}");

@@ -1,5 +1,5 @@
-//! A task with a receipt is done: it is not run again, however often its message comes, and of two
-//! attempts only the first counts.
+//! A task with a receipt is done. It does not run again, however often its message comes. Of two
+//! attempts, only the first counts.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn receipts(place: &Place) -> Vec<String> {
     keys.filter(|key| key.starts_with("_receipts/") && key != README).collect()
 }
 
-/// The one receipt.
+/// The only receipt.
 #[track_caller]
 fn the_receipt(place: &Place) -> (String, Value) {
     let keys = receipts(place);
@@ -25,8 +25,8 @@ fn the_receipt(place: &Place) -> (String, Value) {
     (keys[0].clone(), serde_json::from_slice(&bytes).expect("JSON"))
 }
 
-/// Runs the queue until it is empty. Returns what the host says: the tasks that are done, and how
-/// many of them were done before.
+/// Runs the queue until it is empty. Returns the number of tasks that are done, the number of these
+/// that were done before, and the host's log.
 #[track_caller]
 fn run(place: &Place, args: &[&str]) -> (u64, u64, String) {
     let run = place.run_until_empty(&[&["--json"], args].concat()).good();
@@ -35,7 +35,7 @@ fn run(place: &Place, args: &[&str]) -> (u64, u64, String) {
     (count("done"), count("done_before"), run.stderr)
 }
 
-/// A task that leaves a mark of each execution that is published.
+/// A task that leaves a mark for each execution that published outputs.
 fn marked() -> Value {
     misbehaviour(1, &[], json!({"do": "mark", "dir": "marks"}))
 }
@@ -49,7 +49,7 @@ fn marks(place: &Place) -> usize {
     place.keys().iter().filter(|key| key.starts_with("tests/marks/")).count()
 }
 
-/// How many executions of messages in the queue have been recorded.
+/// The number of recorded executions of messages in the queue.
 fn starts(place: &Place) -> usize {
     let movements = fs::read_dir(place.path().join("queue/movement")).into_iter().flatten();
     let texts = movements.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
@@ -100,19 +100,19 @@ fn a_task_that_comes_again_is_acknowledged_and_reported_and_not_run() {
     let reports = place.messages("queue-done");
     assert_eq!(reports.len(), 3);
     assert!(reports.iter().all(|report| report["result"] == reports[0]["result"]), "{reports:#?}");
-    // Without receipts, as ever.
+    // Without receipts, the task runs again.
     place.submit(&[marked()]);
     run(&place, &[]);
     assert_eq!(marks(&place), 2);
 }
 
-/// A host with receipts and a lease that nothing here outlasts.
+/// A host with receipts, and with a lease that lasts longer than the test.
 fn start(place: &Place) -> Running {
     place.start(&["--receipts", "--parallel", "1", "--prefetch", "0", "--lease", "1h"])
 }
 
-/// Puts a file where the directory of the one receipt was, so that no receipt can be written there.
-/// Removes the receipt and marks. Returns how to take the file away.
+/// Puts a file at the path of the only receipt's directory, so that no receipt can be written
+/// there. Removes the receipt and the marks. Returns a function that removes the file.
 fn bar_the_receipt(place: &Place) -> impl Fn() {
     place.submit(&[slow_and_marked()]);
     run(place, &["--receipts"]);
@@ -169,7 +169,7 @@ fn a_task_whose_host_is_killed_after_its_receipt_does_not_run_again() {
     place.submit(&[slow_and_marked()]);
     let host = start(&place);
     eventually("an execution", || (starts(&place) == 1).then_some(()));
-    // Whatever is deleted is moved there first.
+    // Deleted messages are moved to this directory first.
     let tmp = place.path().join("queue/host/tmp");
     fs::remove_dir_all(&tmp).unwrap();
     fs::write(&tmp, "in the way").unwrap();
@@ -257,7 +257,7 @@ fn tasks_can_not_write_receipts() {
         let said = place.host(&args).code(2).stderr;
         assert!(said.contains(reserved), "{said}");
     }
-    // A message of python-task-queue has the bucket's root as its base directory.
+    // A message of python-task-queue has the root of the bucket as its base directory.
     let output = json!({"do": "output", "key": "_receipts/abc/def.json", "text": "{}"});
     let mut payload = output.clone();
     payload["class"] = json!("misbehave");
@@ -304,18 +304,18 @@ fn only_tasks_that_have_changed_run_again() {
     assert_eq!(again(&["--skip-unchanged"]), 0);
     assert_eq!(again(&["--skip-unchanged"]), 2);
     let before: Vec<_> = receipts(&place).iter().map(|key| place.object(key)).collect();
-    // Another version with the same bytes.
+    // A new version of the object with the same bytes.
     place.put("data/0_input/a", "A");
     assert_eq!(again(&["--skip-unchanged"]), 2);
     assert_eq!(receipts(&place).iter().map(|key| place.object(key)).collect::<Vec<_>>(), before);
-    // Other bytes.
+    // A new version with other bytes.
     place.put("data/0_input/a", "C");
     assert_eq!(again(&["--receipts"]), 2, "a task is done once");
     assert_eq!(place.object("data/0_output/a"), Some(b"A".to_vec()));
     assert_eq!(again(&["--skip-unchanged"]), 1);
     assert_eq!(place.object("data/0_output/a"), Some(b"C".to_vec()));
     assert_eq!(again(&["--skip-unchanged"]), 2, "the receipt was replaced");
-    // Another component: a custom section with nothing in it.
+    // A different component: adds an empty custom section.
     let component = place.path().join("bucket/components/NO_OP.wasm");
     let mut bytes = fs::read(&component).unwrap();
     bytes.extend([0, 2, 1, b'x']);
@@ -323,7 +323,7 @@ fn only_tasks_that_have_changed_run_again() {
     assert_eq!(again(&["--receipts"]), 2);
     assert_eq!(again(&["--skip-unchanged"]), 0);
     assert_eq!(again(&["--skip-unchanged"]), 2);
-    // A missing input is a failure as ever.
+    // A missing input is still a failure.
     fs::remove_file(place.path().join("bucket/data/0_input/b")).unwrap();
     place.submit(&tasks);
     place.run_until_empty(&["--skip-unchanged", "--max-attempts", "1"]).code(3);

@@ -1,11 +1,11 @@
-//! Running the task of a report or a message again, with everything shown, and stored logs.
+//! Runs the task of a report or a message again with full output. Also tests stored logs.
 
 use std::fs;
 
 use serde_json::{Value, json};
 use task_host_tests::{Place, files, misbehaviour, no_op};
 
-/// Two tasks of which the one with the id 2 is given up.
+/// Two tasks, of which the task with id 2 is rejected.
 fn failed_place() -> Place {
     let place = Place::with(&["misbehave", "NO_OP"]);
     place.put("tests/0_input/a.dat", "an input");
@@ -57,7 +57,7 @@ fn the_outputs_of_a_message_go_to_a_directory_or_to_the_bucket_if_that_is_wanted
     assert!(place.object("data/0_output/a.dat").is_none());
     run(&["--publish"]);
     assert!(place.object("data/0_output/a.dat").is_some());
-    // The message is as it was: nothing was leased or counted.
+    // The message is unchanged: nothing was leased or counted.
     assert_eq!(files(&place.path().join("queue")), queued);
     place.host(&["try", "--from", "./queue"]).code(2);
 }
@@ -172,7 +172,7 @@ fn logs_of_attempts_are_stored_where_no_task_can_write() {
 #[test]
 fn a_log_that_can_not_be_stored_costs_no_task() {
     let place = Place::with(&["misbehave"]);
-    // A file is where the directory of logs would be.
+    // A file at the path of the directory of logs.
     place.put("logs", "a file");
     place.submit(&[
         misbehaviour(1, &[], json!({"do": "say", "text": "one"})),

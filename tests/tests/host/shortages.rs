@@ -1,5 +1,5 @@
-//! What the machine does not give: `host doctor` says it in advance, and `host run` with the same
-//! cure.
+//! Shortages of the machine: `host doctor` reports them in advance, and `host run` suggests the
+//! same fix.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use task_host_tests::{Finished, Place};
 
-/// Runs `host ARGS…` under limits of the shell.
+/// Runs `host ARGS…` after these `ulimit` commands.
 fn under(place: &Place, limits: &str, args: &str) -> Finished {
     let host = place.command(&[]);
     let mut command = Command::new("sh");
@@ -17,7 +17,7 @@ fn under(place: &Place, limits: &str, args: &str) -> Finished {
     Finished::run(&mut command)
 }
 
-/// The findings of `host doctor` about subjects that begin so, as `level: text -> cure`.
+/// The findings of `host doctor` for subjects that begin with `subject`, as `level: text -> cure`.
 fn findings(doctor: &Finished, subject: &str) -> Vec<String> {
     let found: Value = serde_json::from_str(&doctor.stdout)
         .unwrap_or_else(|e| panic!("{e}: {}\n{}", doctor.stdout, doctor.stderr));
@@ -45,11 +45,11 @@ fn little_address_space_is_found_before_a_run_and_explained_by_it() {
     says(&findings(&doctor, "sandbox"), &["problem", "8.0 GiB of address space", "`ulimit -v`"]);
     let run = under(&place, limit, "run -x --fq ./queue --parallel 4").code(1);
     assert!(run.stderr.contains("8.0 GiB of address space (`ulimit -v`)"), "{}", run.stderr);
-    // Enough is enough.
+    // Without the limit, there is no problem.
     says(&findings(&under(&place, "true", DOCTOR).code(0), "sandbox"), &["ok"]);
 }
 
-/// A user that nobody else is. Root may do anything.
+/// A user id that no user of the machine has. Limits do not apply to root.
 fn user() -> u32 {
     1_900_000_000 + std::process::id()
 }
@@ -58,11 +58,12 @@ fn give(path: &Path, user: u32) {
     Finished::run(Command::new("chown").args(["-R", &user.to_string()]).arg(path)).good();
 }
 
-/// Runs `host ARGS…` as that user, with so many processes and threads at most.
+/// Runs `host ARGS…` as that user, with at most `most` processes and threads.
 fn as_user(place: &Place, most: usize, args: &str) -> Finished {
     let host = place.command(&[]);
     let mut command = Command::new("sh");
-    // The program may be where only its owner finds it.
+    // The directory of the program may be accessible only to its owner, so a descriptor passes the
+    // program on.
     let script = format!(
         "exec 3<\"$0\"; exec setpriv --reuid={} --clear-groups prlimit --nproc={most}:{most} \
          /proc/self/fd/3 {args}",
@@ -110,18 +111,18 @@ fn few_open_files_and_small_ones_are_found_with_the_figures() {
     );
     let doctor = under(&place, "ulimit -n 100", DOCTOR);
     says(&findings(&doctor, "files"), &["warn", "may open 100"]);
-    // Blocks of 512 bytes, or of 1024, by the shell.
+    // Depending on the shell, a block has 512 or 1024 bytes.
     let doctor = under(&place, "ulimit -f 2048", DOCTOR);
     says(
         &findings(&doctor, "file size"),
         &["warn", "MiB", "an output may have 4.0 GiB", "`ulimit -f unlimited`"],
     );
-    // The trial of a disk must not end the doctor.
+    // The test file that `host doctor` writes to a disk must not end `host doctor`.
     let doctor = under(&place, "ulimit -f 1", DOCTOR);
     says(&findings(&doctor, "file size"), &["warn"]);
 }
 
-/// A small file system in memory. Unmounted when dropped.
+/// A small file system in memory. Dropping this unmounts it.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -146,7 +147,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A lazy one: a host that is being killed may still be there.
+        // Unmounts lazily, because a killed host may still be using the file system.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -158,7 +159,7 @@ fn a_full_disk_and_one_that_is_read_only_are_found_wherever_they_are() {
     {
         for (state, word) in [("full", "full disk"), ("ro", "read-only"), ("small", "has only")] {
             let place = Place::new();
-            // The place first, so that it is gone last.
+            // The place is declared first, so that it is removed last.
             let disk = Disk::new(&place, part, "size=2m");
             place.push("NO_OP");
             place

@@ -1,15 +1,15 @@
-//! A bucket on a file system that hangs, as a network file system whose server is away: the
-//! host answers probes and signals, and keeps its leases.
+//! A bucket on a file system that hangs, such as a network file system without its server. The host
+//! still answers probes and signals, and keeps its leases.
 
 use std::fs;
 
 use rustix::process::Signal;
 use task_host_tests::{FaultyDisk, Place, Watched, eventually, files, within};
 
-/// As many as there are threads that a call can hang in, and more.
+/// More tasks than threads that a call can hang in.
 const TASKS: usize = 6;
 
-/// A host that holds leases on tasks whose inputs hang.
+/// A host that holds tasks whose inputs hang.
 fn hung() -> (Place, FaultyDisk, Watched) {
     let place = Place::new();
     let disk = FaultyDisk::mount(place.path().join("bucket"));
@@ -24,7 +24,7 @@ fn hung() -> (Place, FaultyDisk, Watched) {
     (place, disk, host)
 }
 
-/// When the leases of all messages that are leased end, in seconds.
+/// The times at which the leases end, in seconds since 1970.
 fn leases(place: &Place) -> Vec<u64> {
     let names = files(&place.path().join("queue/queue"));
     let due = names.iter().filter_map(|name| name.split("--").next()?.parse().ok());
@@ -37,10 +37,10 @@ fn leases_are_renewed_while_inputs_hang_and_work_goes_on_after() {
     let before = leases(&place);
     assert!(!before.is_empty(), "nothing is leased");
     let last = before.iter().max().expect("a lease") + 8;
-    // Three times the time of a lease, and none of them has run out.
+    // After three lease durations, no lease has expired.
     eventually("leases that are renewed", || {
         let now = leases(&place);
-        // A message has no name at the moment at which it gets another one.
+        // A message has no name for a moment while it is renamed.
         assert!(now.len() + 1 >= before.len(), "leases were lost: {before:?}, {now:?}");
         now.iter().all(|due| *due >= last).then_some(())
     });
@@ -60,7 +60,8 @@ fn the_third_signal_ends_a_host_whose_calls_hang() {
         eventually(words, || host.stderr().contains(words).then_some(()));
     }
     host.signal_again(Signal::TERM);
-    // Threads in a call stay until the file system answers; the process is over before.
+    // A thread in a system call exists until the file system answers. The process counts as ended
+    // before that.
     let stat = format!("/proc/{}/stat", host.pid().as_raw_nonzero());
     eventually("a host that has exited", || {
         let stat = fs::read_to_string(&stat).unwrap_or_default();
@@ -73,7 +74,7 @@ fn the_third_signal_ends_a_host_whose_calls_hang() {
         host.has_ended().then_some(())
     });
     host.wait().code(143);
-    // What it held comes back.
+    // The host's tasks become available again.
     place.run_until_empty(&["--max-attempts", "1"]).good();
     place.innocent_are_done(TASKS);
 }

@@ -8,7 +8,7 @@ use task_host_tests::{Finished, Place, SmallDisk, Watched, eventually};
 
 const TASKS: usize = 12;
 
-/// Copies a directory with everything in it, times included.
+/// Copies a directory with its contents and times.
 fn copy(from: &Path, to: &Path) {
     Finished::run(Command::new("cp").arg("-aT").args([from, to])).good();
 }
@@ -17,7 +17,7 @@ fn rename(from: &Path, to: &Path) {
     fs::rename(from, to).unwrap_or_else(|error| panic!("{} is moved: {error}", from.display()));
 }
 
-/// A host that has done all of the tasks once, and the tasks.
+/// A host that has finished all tasks once, and the tasks.
 fn at_work(place: &Place, args: &[&str]) -> (Watched, Vec<serde_json::Value>) {
     let tasks = place.innocent(TASKS);
     place.submit(&tasks);
@@ -27,7 +27,7 @@ fn at_work(place: &Place, args: &[&str]) -> (Watched, Vec<serde_json::Value>) {
     (host, tasks)
 }
 
-/// A host that does the tasks again, after something has happened to its directories.
+/// Checks that a host runs the tasks again after `happens` has changed its directories.
 fn goes_on(args: &[&str], happens: impl FnOnce(&Place)) -> Place {
     let place = Place::with(&["NO_OP"]);
     fs::create_dir(place.path().join("components")).expect("a directory");
@@ -75,7 +75,7 @@ fn a_cache_that_is_removed_again_and_again() {
     for round in 1..=5 {
         place.submit(&tasks);
         for name in ["blobs", "index", "compiled"] {
-            // It may not be there yet, or be filled again meanwhile.
+            // The directory may not exist yet, or may be filled again at the same time.
             let _ = fs::remove_dir_all(place.cache().join(name));
         }
         eventually(&format!("an empty queue, {round}"), || {
@@ -102,12 +102,13 @@ fn components_that_are_replaced_by_equal_ones() {
         let [components, old] = ["components", "old"].map(|name| place.path().join(name));
         rename(&components, &old);
         copy(&old, &components);
-        // Compiled code is known by what the component is; the host has to look for it.
+        // The host finds compiled code by the identity of the component file, so it must look for
+        // the file again.
         fs::remove_dir_all(old).expect("the old ones");
     });
 }
 
-/// A directory that is away for a while.
+/// Checks that a host waits while a directory is missing.
 fn waits_for_a_directory(name: &str) {
     let place = Place::with(&["NO_OP"]);
     let (host, tasks) = at_work(&place, &[]);
@@ -136,7 +137,7 @@ fn components_that_are_moved_away_and_back() {
     let (host, tasks) = at_work(&place, &["--components", "./components"]);
     rename(&there, &away);
     let mut more = 0;
-    // A component is not looked for again while it was looked for a moment ago.
+    // A host does not look for a component again if it has just done so.
     eventually("a host that is not ready", || {
         place.submit(&tasks);
         more += TASKS;
@@ -174,8 +175,8 @@ fn a_bucket_that_is_unmounted_and_mounted_again() {
     let (host, tasks) = at_work(&place, &[]);
     let (bucket, kept) = (place.path().join("bucket"), place.path().join("kept"));
     copy(&bucket, &kept);
-    // First in one moment, as after an autofs timeout; then for a while, in which the mount
-    // point is an empty directory.
+    // First unmounts and remounts at once, as after an autofs timeout. Then unmounts for a while,
+    // so that the mount point is an empty directory.
     host.in_one_moment(|| {
         disk.unmount();
         disk.mount_again();

@@ -1,5 +1,5 @@
-//! A disk that is full or fails, wherever the host needs one: no task is charged for it, and
-//! work goes on when the disk is well.
+//! A disk that is full or fails, wherever the host needs one. No attempt is counted, and the host
+//! continues when the disk works again.
 
 use std::fs;
 
@@ -7,15 +7,15 @@ use serde_json::json;
 use task_host_tests::{FaultyDisk, Place, SmallDisk, eventually, http, misbehaviour};
 
 const TASKS: usize = 12;
-/// Small enough to be filled at once, and large enough for everything that is kept.
+/// The size of a disk: small enough to fill quickly, and large enough for all files of a test.
 const MIB: usize = 16;
 
 const CACHE: &str = "home/.cache/task-host";
-/// No output is kept in memory.
+/// The host keeps no output in memory.
 const ON_DISK: [&str; 2] = ["--output-file-memory", "1KiB"];
 const WORK: &str = "home/.cache/task-host/work";
 
-/// A disk at a directory of a place that gets full while a host has work to do.
+/// Checks that a host waits while the disk at `at` in this place is full.
 fn waits_for_room(place: &Place, at: &str, words: &str, settings: &[&str]) {
     let disk = SmallDisk::mount(place.path().join(at), MIB);
     place.push("NO_OP");
@@ -34,7 +34,8 @@ fn waits_for_room(place: &Place, at: &str, words: &str, settings: &[&str]) {
 
 #[test]
 fn a_cache_that_is_full() {
-    // The inputs of a directory are read where they are. Those of a server go through the cache.
+    // A host reads the inputs of a directory in place. Inputs from a web server go through the
+    // cache.
     let place = Place::new();
     let inputs = http::serve_files(place.path().join("bucket"));
     waits_for_room(&place, CACHE, CACHE, &["--input-bucket", &inputs]);
@@ -52,8 +53,8 @@ fn a_bucket_that_is_full() {
 
 #[test]
 fn a_queue_that_is_full() {
-    // Messages are moved with little more than their names: the disk has no room for those
-    // either.
+    // Moving a message needs little more space than its name, so this test also fills the space for
+    // names.
     let place = Place::with(&["NO_OP"]);
     let disk = SmallDisk::mount(place.path().join("queue"), MIB);
     let tasks = place.innocent(TASKS);
@@ -63,7 +64,7 @@ fn a_queue_that_is_full() {
         disk.fill();
         disk.fill_names();
     });
-    // Leasing and deleting may need no room at all.
+    // Leasing and deleting may need no space at all.
     eventually("work or an outage", || {
         (place.counts() == (0, 0) || host.ready().0 == 503).then_some(())
     });
@@ -86,7 +87,7 @@ fn a_full_cache_beside_a_healthy_host() {
     sick.is_out("./sick");
     let healthy = place.watch(&[]);
     place.innocent_are_done(MANY);
-    // The disk is still full: nothing else may be lost with it when the host stops.
+    // The disk is still full when the host stops, which must not lose anything else.
     assert_eq!(sick.ready().0, 503);
     healthy.did_without_harm(MANY);
     let summary = sick.stop();
@@ -94,7 +95,7 @@ fn a_full_cache_beside_a_healthy_host() {
     assert_eq!(ends, [Some(0); 3], "{summary:#}");
 }
 
-/// A guest that takes no notice of a failed write, and says that all went well.
+/// A guest that ignores a failed write and reports success.
 #[test]
 fn a_guest_that_hides_a_full_disk() {
     let place = Place::with(&["misbehave"]);
@@ -105,7 +106,7 @@ fn a_guest_that_hides_a_full_disk() {
         |id| misbehaviour(id, &["0_input/a.txt"], json!({"do": "copy", "ignore_errors": true}));
     let output = || place.object("tests/out/0_input/a.txt");
     let host = place.watch(&ON_DISK);
-    // Its input and component are in the cache then, so that only outputs need room.
+    // The input and the component are then in the cache, so only outputs need space.
     place.submit(&[task(0)]);
     eventually("an output", || (place.counts() == (0, 0)).then_some(()));
     fs::remove_file(place.path().join("bucket/tests/out/0_input/a.txt")).expect("an output");
@@ -141,7 +142,7 @@ fn a_bucket_that_is_read_only() {
     host.did_without_harm(TASKS);
 }
 
-/// A disk at a directory of a place whose calls fail while a host has work to do.
+/// Checks that a host waits while these calls fail on the disk at `at`.
 fn waits_for_a_disk(at: &str, calls: &str) {
     let place = Place::new();
     let disk = FaultyDisk::mount(place.path().join(at));

@@ -1,9 +1,9 @@
-//! A process that may use little: few open files, or only small ones.
+//! A process with low limits: few open files, or only small files.
 
 use serde_json::json;
 use task_host_tests::{Finished, Place, Running, Watched, misbehaviour, no_op};
 
-/// Tasks of four inputs each.
+/// Submits tasks with four inputs each.
 fn of_four(place: &Place, count: usize) {
     let tasks: Vec<_> = (0..count)
         .map(|id| {
@@ -62,7 +62,7 @@ fn the_soft_limit_of_open_files_is_raised() {
     of_four_are_done(&place, 8);
     assert!(!run.stderr.contains("ulimit -n"), "{}", run.stderr);
 
-    // While it runs: what the kernel says of it.
+    // Checks the kernel's limits of the running process.
     let args = [&["run", "--fq", "./queue"], &Watched::FLAGS[..]].concat();
     let command = place.command_by(&["prlimit", "--nofile=64:4096"], &args);
     let host = Watched::new(Running::start(command, &place.path().join("logs")));

@@ -1,14 +1,15 @@
-//! A network that fails in the middle of answers, or for a moment: no task is charged for it.
+//! A network that fails in the middle of answers, or for a moment. No attempt is counted.
 
 use serde_json::Value;
 use task_host_tests::faults::{Fault, Proxy};
 use task_host_tests::{Place, Watched, http};
 
 const TASKS: usize = 12;
-/// Less than an input has.
+/// A number of bytes smaller than an input.
 const BYTES: usize = 20_000;
 
-/// A host that reads inputs through a proxy and has done the first task. Returns the others, too.
+/// A host that reads inputs through a proxy and has finished the first task. Also returns the other
+/// tasks.
 fn at_work(place: &Place) -> (Watched, Proxy, Vec<Value>) {
     let proxy = Proxy::to(&http::serve_files(place.path().join("bucket")));
     let inputs = format!("{}/", proxy.url());
@@ -23,7 +24,8 @@ fn at_work(place: &Place) -> (Watched, Proxy, Vec<Value>) {
 fn bodies_that_break_off_for_a_while_cost_no_attempt() {
     let place = Place::with(&["NO_OP"]);
     let (host, proxy, tasks) = at_work(&place);
-    // The start of each answer still comes, also when the host tries an input that came before.
+    // The first bytes of each answer still arrive, also when the host reads a known input to test
+    // the bucket.
     proxy.fail(Fault::Cut(BYTES));
     place.submit(&tasks);
     host.is_out("http://");
@@ -37,7 +39,7 @@ fn bodies_that_break_off_for_a_while_cost_no_attempt() {
 fn an_input_that_fails_for_a_moment_costs_no_attempt() {
     let place = Place::with(&["NO_OP"]);
     let (host, proxy, tasks) = at_work(&place);
-    // When the host tries other objects, all is well again.
+    // Only one request fails. When the host tests the bucket with other objects, all of them work.
     let body = "not now".to_owned();
     proxy.fail_some(Fault::Answer { status: 403, body }, "0_input/1.dat", 1);
     place.submit(&tasks);

@@ -1,5 +1,5 @@
-//! Reports that their queue does not take: the tasks wait with them. Each is reported once, and
-//! was executed once.
+//! An error queue that does not accept reports. The tasks wait, each is reported once, and each was
+//! executed once.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use task_host_tests::{Place, SmallDisk, Watched, eventually, misbehaviour};
 
 const TASKS: usize = 6;
 
-/// A host whose tasks are all given up at once, by the error queue that has just failed.
+/// A host that rejects all tasks while the error queue fails. `fail` makes the queue fail.
 fn rejecting(place: &Place, fail: impl FnOnce()) -> Watched {
     let host = place.watch(&["--parallel", "2"]);
     let reject = json!({"do": "reject", "text": "no image"});
@@ -23,7 +23,7 @@ fn rejecting(place: &Place, fail: impl FnOnce()) -> Watched {
     host
 }
 
-/// The reports arrive, and nothing was done twice for them.
+/// Checks that all reports arrive, and that no task was executed or reported twice.
 fn all_are_reported(place: &Place, host: Watched) {
     eventually("an empty queue", || (place.counts() == (0, 0)).then_some(()));
     let mut reported: Vec<u64> =
@@ -31,7 +31,7 @@ fn all_are_reported(place: &Place, host: Watched) {
     reported.sort_unstable();
     assert_eq!(reported, Vec::from_iter(0..TASKS as u64));
     host.is_ready_again();
-    // Each execution logs its payload and attempt.
+    // The log has a line for each execution, with its payload and attempt.
     let log = host.host().stderr();
     assert_eq!(log.matches("no image\\\" }, attempt 1").count(), TASKS, "{log}");
     assert_eq!(log.matches("no image\\\" }, attempt").count(), TASKS, "{log}");

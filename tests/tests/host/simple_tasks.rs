@@ -1,8 +1,8 @@
-//! SimpleTasks' documented example, byte for byte.
+//! Checks the example in the documentation of SimpleTasks, byte for byte.
 
 use task_host_tests::Place;
 
-/// As its README prints it, with the slashes escaped as Julia's JSON package does.
+/// The message from its README, with escaped slashes as Julia's JSON package writes them.
 const MESSAGE: &str = r#"{"basic_info":{"id":4,"name":"NO_OP","base_directory":"datasets\/noop_dataset","inputs":["0_input\/4.dat","0_input\/5.dat"]},"payload_info":"NoOp Task for 4:5"}"#;
 
 #[test]

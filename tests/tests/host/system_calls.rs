@@ -1,9 +1,9 @@
-//! The system calls that a host makes per task. Small tasks spend most of their time in the kernel,
-//! so each call more makes every host slower.
+//! The number of system calls that a host makes per task. Small tasks spend most of their time in
+//! the kernel, so each additional call makes every host slower.
 //!
-//! `strace` counts the calls of the real `host run`, of all its threads and children. The calls of a
-//! short run are subtracted from those of a long one, so start and end do not count. To see the
-//! tables: `cargo test --workspace --test host system_calls -- --nocapture`.
+//! `strace` counts the calls of the real `host run`, of all its threads and children. The test
+//! subtracts the calls of a short run from those of a long run, so start and end do not count. To
+//! see the tables: `cargo test --workspace --test host system_calls -- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,23 +12,24 @@ use std::fs;
 use serde_json::Value;
 use task_host_tests::{Finished, Place, no_op};
 
-/// The tasks of the short and of the long run.
+/// The number of tasks in the short and in the long run.
 const RUNS: [usize; 2] = [300, 900];
 
-/// Calls with which threads wait for, or wake, each other. A thread that has work left does not
-/// sleep, so their number depends on how fast the other threads are.
+/// Calls with which threads wait for each other or wake each other. A thread that has more work
+/// does not sleep, so the number of these calls depends on the speed of the other threads.
 const WAITS: [&str; 6] =
     ["clock_nanosleep", "epoll_pwait", "epoll_wait", "futex", "sched_yield", WAKE];
 const WAKE: &str = "write (wakes a thread)";
 
-/// The most waits and wakes per task. A task changes threads a few times: from the loop to a
-/// thread of the runtime, to the guest's thread, and back. Each change is a wake by one thread and
-/// a wait in the other, if the other had nothing else to do. Measured: 3 to 6.
+/// The maximum of waits and wakes per task. A task changes threads a few times: from the loop to a
+/// thread of the runtime, to the guest's thread, and back. Each change is a wake by one thread, and
+/// a wait in the other thread if that had nothing else to do. Measured: 3 to 6.
 const MOST_WAITS: f64 = 12.0;
 
-/// Checks the calls per task with one slot and with two. `most` does not include [`WAITS`]. It is less
-/// than one call above what is measured, so that one call more fails. The difference is for calls
-/// that a host makes at certain times, which are more on a slow machine.
+/// Checks the calls per task with one slot and with two. `most` does not include [`WAITS`]. It is
+/// less than one call above the measured number, so that one additional call fails the test. The
+/// margin is for calls that a host makes at certain times, because a slow machine makes more of
+/// them.
 #[track_caller]
 fn at_most(most: f64, inputs: usize, settings: &[&str]) {
     for parallel in ["1", "2"] {
@@ -76,8 +77,8 @@ fn per_task(parallel: &str, inputs: usize, settings: &[&str]) -> BTreeMap<String
     names.map(per_task).collect()
 }
 
-/// Runs tasks in a place of their own, because a host looks at what its cache and queue hold when it
-/// starts. Counts all calls.
+/// Runs tasks in a new place, because a host at its start checks the contents of its cache and
+/// queue. Counts all calls.
 fn run(tasks: usize, parallel: &str, inputs: usize, settings: &[&str]) -> BTreeMap<String, usize> {
     let place = Place::with(&["NO_OP"]);
     let task = |id: usize| {
@@ -87,15 +88,15 @@ fn run(tasks: usize, parallel: &str, inputs: usize, settings: &[&str]) -> BTreeM
         }
         no_op(id, &inputs)
     };
-    // Compiles the component, and creates what the first task needs.
+    // Compiles the component, and creates the files that the first task needs.
     place.submit(&[task(tasks)]);
     place.run(&["--max-tasks", "1"]).good();
     place.submit(&(0..tasks).map(task).collect::<Vec<_>>());
     let trace = place.path().join("trace");
     let path = trace.to_str().expect("a path that is text");
-    // Strings are left out, because only names and lengths are needed.
+    // `strace` leaves out strings, because the test needs only names and lengths.
     let strace = ["strace", "-f", "-qq", "-s", "0", "-e", "signal=none", "-o", path];
-    // No lease is renewed, however long the run takes.
+    // With a lease of one hour, no lease is renewed.
     let args = ["run", "--fq", "./queue", "--json", "--lease", "1h", "--parallel", parallel];
     let last = ["--max-tasks", &tasks.to_string()];
     let ran = Finished::run(&mut place.command_by(&strace, &[&args[..], &last, settings].concat()))
@@ -109,11 +110,12 @@ fn run(tasks: usize, parallel: &str, inputs: usize, settings: &[&str]) -> BTreeM
     calls
 }
 
-/// The name of the call that a line of `strace` begins with, `PID NAME(ARGUMENTS`.
+/// The name of the system call at the start of a line of `strace`: `PID NAME(ARGUMENTS`.
 fn call(line: &str) -> Option<String> {
     let (_, call) = line.split_once(' ')?;
     let (name, arguments) = call.trim_start().split_once('(')?;
-    // The end of a call that another thread's line interrupted is `<... NAME resumed>`.
+    // If another thread interrupts the line of a call, the line of its end starts with `<... NAME
+    // resumed>`.
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return None;
     }
@@ -142,7 +144,7 @@ fn a_task_with_a_small_input_and_output_makes_few_system_calls() {
     at_most(31.9, 1, &[]);
 }
 
-/// One before the guest, and one after it.
+/// One call before the guest runs, and one after it.
 #[test]
 fn a_limit_of_processor_time_takes_two_system_calls() {
     at_most(21.9, 0, &["--cpu-time", "10m"]);

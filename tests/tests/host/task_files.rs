@@ -1,4 +1,4 @@
-//! The files of tasks: large ones, many of them, and what is left of them.
+//! The files of tasks: large files, many files, and their removal.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 use task_host_tests::{Finished, Place, misbehaviour};
 
-/// More than is read at once, kept in memory, and put in one call.
+/// A content that is larger than one read, than the files in memory, and than the part that one
+/// call uploads.
 fn large() -> Vec<u8> {
     (0..6_u32 << 18).flat_map(u32::to_le_bytes).collect()
 }
@@ -69,7 +70,7 @@ fn many_large_inputs_are_read_with_few_files_open() {
 #[test]
 fn what_is_removed_makes_room_again() {
     let place = Place::with(&["misbehave"]);
-    // The second takes the place of the first, and both would not fit.
+    // The second file replaces the first. Both together would exceed the limit.
     let write = json!({"do": "write", "bytes": 700_000});
     place.submit_misbehaviour(json!({"do": "all", "steps": [write, write]}));
     place.run_until_empty(&["--max-output", "1MiB", "--max-attempts", "1"]).good();

@@ -1,4 +1,4 @@
-//! What people do to queues: nothing is lost by it, also when it is killed.
+//! Commands for queues lose no message, even if they are killed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,8 +15,8 @@ fn ids(messages: &[Value]) -> BTreeSet<u64> {
     messages.iter().filter_map(|message| message["basic_info"]["id"].as_u64()).collect()
 }
 
-/// Kills `host ARGS…` at different moments, from before it has begun to when it is almost done,
-/// and then lets it do its work. Messages may be in both queues meanwhile, and never in none.
+/// Kills `host ARGS…` at different times, from before its start to almost its end, and then lets it
+/// finish. Meanwhile, each message is in at least one of the two queues.
 fn kill_at_any_moment(args: &[&str], from: &str, tasks: usize, id: fn(&Value) -> Option<u64>) {
     let place = Place::new();
     fill(&place, from, tasks);
@@ -32,7 +32,7 @@ fn kill_at_any_moment(args: &[&str], from: &str, tasks: usize, id: fn(&Value) ->
         command.signal(Signal::KILL);
         drop(command);
         assert_eq!(seen(), all, "after a kill at {millis} ms");
-        // What the killed one held comes back by itself after a minute.
+        // The messages that the killed command held become available again after a minute.
         place.host(&["queue", "release", from, "--yes"]).good();
     }
     place.host(args).good();
@@ -111,7 +111,7 @@ fn lines_that_are_no_tasks_are_kept_and_can_be_sent_when_they_are_mended() {
     assert_eq!(told, 20, "{said}");
     assert!(said.contains("and 14 more\n34 lines kept in rejects.jsonl\n"), "{said}");
     assert!(said.contains("tasks.jsonl, line 4: message: has neither"), "{said}");
-    // A file that is there is never written over: it may be the one that is read.
+    // An existing file is never overwritten, because it may be the input file.
     place.host(&submit).code(2);
 
     let rejects = std::fs::read_to_string(place.path().join("rejects.jsonl")).unwrap();

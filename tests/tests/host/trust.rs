@@ -1,5 +1,5 @@
-//! Only components that the operator allows run: by digest, by name, by signature. A component that
-//! may not run costs no task.
+//! Only components that the operator allows run: by digest, by name, by signature. Tasks of a
+//! component that may not run wait, and lose no attempt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use task_host_tests::{Finished, Place, Signer, Watched, eventually, guest, no_op};
 
 const TASKS: usize = 3;
-/// The component that tasks are for.
+/// The component of the tasks.
 const NAME: &str = "NO_OP";
 
 fn digest(file: &Path) -> String {
@@ -26,17 +26,17 @@ fn push(place: &Place, file: &Path, args: &[&str]) -> Finished {
     place.host(&[&push[..], args].concat())
 }
 
-/// A copy of the component with other bytes, which does the same.
+/// A copy of the component with different bytes and the same behavior.
 fn version(place: &Place, number: u8) -> PathBuf {
     let file = place.path().join(format!("v{number}.wasm"));
     let mut bytes = fs::read(guest(NAME)).expect("a component");
-    // A section for tools, with the name `v`.
+    // A custom section with the name `v`.
     bytes.extend([0, 3, 1, b'v', number]);
     fs::write(&file, bytes).expect("a component");
     file
 }
 
-/// Waits until the host says of the component that it may not run.
+/// Waits until the host reports that the component may not run.
 fn is_refused(host: &Watched, problem: &str) {
     host.is_out(&format!("component {NAME} may not run: {problem}"));
     eventually("a line of the log", || {
@@ -63,13 +63,13 @@ fn a_digest_that_is_not_listed_does_not_run_and_costs_no_task() {
     let want = format!("component {NAME}: may not run: its digest is {}", digest(&other));
     assert!(doctor.stdout.contains(&want), "{}", doctor.stdout);
 
-    // Others run meanwhile.
+    // Tasks of other components run meanwhile.
     place.put("data/0_input/copied.dat", "content");
     let mut task = no_op(100, &["0_input/copied.dat".to_owned()]);
     task["basic_info"]["name"] = "COPY".into();
     place.submit(&[task]);
     eventually("the output of another component", || place.object("data/0_output/copied.dat"));
-    // The output is there before its message is deleted.
+    // The output exists before the message is deleted.
     eventually("the tasks that wait", || (place.counts().0 == TASKS).then_some(()));
 
     push(&place, &listed, &[]).good();
@@ -95,7 +95,7 @@ fn tasks_of_names_that_are_not_listed_are_rejected() {
     assert!(place.object("data/0_output/0.dat").is_some());
 }
 
-/// A place whose hosts accept the first signer's components.
+/// A place whose hosts accept only components of the first signer.
 fn with_keys() -> (Place, Signer) {
     let (place, signer) = (Place::new(), Signer::new(1));
     fs::write(place.path().join("keys.pub"), signer.public_key()).expect("a key");
@@ -109,7 +109,7 @@ fn only_signed_components_run_and_an_unsigned_one_costs_no_task() {
     let (place, signer) = with_keys();
     let file = version(&place, 1);
     push(&place, &file, &[]).good();
-    // Its compiled code is in the cache.
+    // This puts the component's compiled code into the cache.
     place.submit(&place.innocent(1));
     place.run_until_empty(&[]).good();
     fs::remove_dir_all(place.path().join("bucket/data/0_output")).expect("an output");
@@ -122,7 +122,7 @@ fn only_signed_components_run_and_an_unsigned_one_costs_no_task() {
     place.innocent_are_done(TASKS);
     host.is_ready_again();
 
-    // A new version, while the host works.
+    // Pushes a new version while the host is running.
     let told = host.lines("ERROR").len();
     let next = version(&place, 2);
     let signature = signer.sign_file(&next, NAME);
@@ -133,7 +133,7 @@ fn only_signed_components_run_and_an_unsigned_one_costs_no_task() {
     host.did_without_harm(2 * TASKS);
 }
 
-/// Hosts see a new component only when its signature is there.
+/// Hosts see a new component only after its signature exists.
 #[test]
 fn a_signature_is_pushed_before_its_component() {
     let (place, signer) = with_keys();
@@ -151,7 +151,7 @@ fn a_signature_is_pushed_before_its_component() {
     assert!(signature.is_some() && signature < component, "{trace}");
 }
 
-/// Signatures that are not for these bytes under this name, by each of the ways to get one.
+/// Signatures that are not for these bytes under this name, obtained in all possible ways.
 #[test]
 fn no_other_signature_is_accepted() {
     let (place, signer) = with_keys();

@@ -1,4 +1,4 @@
-//! Two hosts on one queue and one cache: each task is done, and none twice.
+//! Two hosts on one queue and one cache. Each task is done exactly once.
 
 use serde_json::json;
 use task_host_tests::Place;
@@ -7,7 +7,7 @@ use task_host_tests::Place;
 fn each_task_is_done_once() {
     const TASKS: usize = 300;
     let place = Place::with(&["NO_OP"]);
-    // Few contents, so that both hosts want the same at the same time.
+    // Few different contents, so that both hosts fetch the same content at the same time.
     let tasks: Vec<_> = (0..TASKS)
         .map(|id| {
             let input = format!("0_input/{id}.dat");

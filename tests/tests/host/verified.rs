@@ -1,4 +1,5 @@
-//! What is really done: `host receipts verify`, `host receipts show`, and `host submit --skip-done`.
+//! Checks which tasks are really done: `host receipts verify`, `host receipts show`, and `host
+//! submit --skip-done`.
 
 use std::fs;
 use std::process::Stdio;
@@ -8,7 +9,7 @@ use task_host_tests::{Finished, Place, misbehaviour, no_op};
 
 const TASKS: usize = 600;
 
-/// A place where tasks have run with receipts, and a file with all of them.
+/// A place in which tasks ran with receipts, and a file with all of these tasks.
 fn finished(count: usize) -> (Place, Vec<Value>) {
     let place = Place::with(&["NO_OP"]);
     let task = |id: usize| {
@@ -30,7 +31,7 @@ fn verify(place: &Place, args: &[&str]) -> Finished {
     place.host(&[&["receipts", "verify", "--json"], args].concat())
 }
 
-/// The tasks that are printed, and the counts: done, missing, changed, mixed.
+/// The printed tasks, and the counts: done, missing, changed, mixed.
 #[track_caller]
 fn found(verified: Finished) -> (Vec<Value>, [u64; 4]) {
     let lines = verified.stdout.lines();
@@ -57,7 +58,8 @@ fn what_is_missing_changed_and_mixed_is_found_and_can_be_sent_again() {
         assert_eq!(found(verify(&place, args).good()), (vec![], [TASKS as u64, 0, 0, 0]));
     }
     let bucket = place.path().join("bucket");
-    // No receipt; half a receipt; no output; other bytes of the same size in one and in all.
+    // Creates the cases: no receipt; half a receipt; no output; different bytes of the same size in
+    // one output, and in all outputs.
     fs::remove_file(bucket.join(receipt_of(&place, "0_output/1a"))).unwrap();
     let half = receipt_of(&place, "0_output/5a");
     let bytes = place.object(&half).unwrap();
@@ -86,7 +88,7 @@ fn what_is_missing_changed_and_mixed_is_found_and_can_be_sent_again() {
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    // Sent again, they are done again, and only they.
+    // Only the tasks that are sent again run again.
     let undone = verify(&place, &["tasks.jsonl", "--withdraw"]).code(3).stdout;
     place.submit_text(&undone);
     let run = place.run_until_empty(&["--receipts", "--json"]).good();
@@ -176,7 +178,7 @@ fn an_output_that_a_stalled_host_still_wrote_is_found() {
     let task = misbehaviour(1, &[], json!({"do": "all", "steps": steps}));
     place.submit(std::slice::from_ref(&task));
     place.run_until_empty(&["--receipts"]).good();
-    // As another attempt would, that another receipt did not stop.
+    // Overwrites an output, as a second attempt could that the receipt did not stop.
     place.put("tests/own", "2");
     let mut command = place.command(&["receipts", "verify", "--json", "-"]);
     let file = place.path().join("task.jsonl");

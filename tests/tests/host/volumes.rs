@@ -1,5 +1,5 @@
-//! A volume in Neuroglancer's precomputed layout is downsampled by the registered tasks of an
-//! unchanged producer, which the real python-task-queue inserts. A Python worker does the same.
+//! Downsamples a volume in Neuroglancer's precomputed layout with the registered tasks of an
+//! unchanged producer. The real python-task-queue inserts them. A Python worker does the same work.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, Script, eventually, files};
 
-/// The task's class, its worker in Python, and the tasks.
+/// The class of the tasks, with a worker and a producer in Python.
 const DOWNSAMPLE: &str = include_str!("../../python/downsample.py");
 const TASKS: u64 = 8 * 8 * 2;
 const FIRST: [u64; 3] = [16, 32, 0];
@@ -21,7 +21,7 @@ fn script(text: &str) -> Script {
     Script::new(&format!("{DOWNSAMPLE}\n{text}"))
 }
 
-/// Makes a volume with holes in a bucket that is a directory.
+/// Creates a volume with missing chunks in a directory bucket.
 fn make_volume(bucket: &Path) {
     let scale = |key: &str, by: u64, resolution: u64| {
         let each = |v: [u64; 3]| [v[0] / by, v[1] / by, v[2]];
@@ -91,7 +91,7 @@ fn registered_tasks_that_name_their_data_leave_what_a_python_worker_leaves() {
         ours.iter().find(|(name, voxels)| theirs.get(*name) != Some(voxels)).map(|(name, _)| name)
     );
 
-    // Each receipt proves what its task has read: the info, and the chunks that exist.
+    // Each receipt lists the objects that its task has read: the info, and the chunks that exist.
     let receipts: Vec<Value> = place
         .keys()
         .iter()

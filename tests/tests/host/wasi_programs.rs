@@ -1,4 +1,4 @@
-//! Programs with a `main`, without any code for Task Host: components of WASI 0.2, and modules for
+//! Programs with a `main` and without code for Task Host: components of WASI 0.2, and modules of
 //! WASI preview 1.
 
 use serde_json::{Value, json};
@@ -57,10 +57,11 @@ fn the_exit_code_is_the_result() {
             (&rejected["exception"], &rejected["attempt"]),
             (&json!("the reason is 1"), &json!(1))
         );
-        // Its other output is in the log.
+        // The other lines of its output are in the log.
         let log = rejected["log"].as_str().unwrap();
         assert!(log.contains("not the reason") && log.contains("first"), "{log}");
-        // The C library below Rust's WASI 0.2 tells a good end from a bad one, and no more.
+        // The C library that Rust uses for WASI 0.2 reports only success or failure, not the exit
+        // code.
         let has_codes = program != "rust_program";
         let check = |code: &str, exception: &str| {
             let report = exits(code);
@@ -167,7 +168,7 @@ fn what_a_program_imports_and_nobody_offers_is_named() {
     check(import("wasi_unstable", "proc_exit"), "WASI preview 0");
     check(import("wasi", "thread-spawn"), "without threads");
 
-    // A host says the same.
+    // A host reports the same error.
     place.submit(&[json!({"basic_info": {"id": 1, "name": "odd", "base_directory": "data"}})]);
     place.run_until_empty(&["--max-attempts", "1"]).code(3);
     let report = place.the_error();

@@ -1,4 +1,4 @@
-//! Archives, their checksums, and what `cargo binstall` makes of them.
+//! The archives, their checksums, and their installation with `cargo binstall`.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn the_archive_has_the_licences_of_all_dependencies() {
     for part in ["\ntokio ", "\nwasmtime ", "\naws-lc-sys ", "Copyright (c) Tokio", "Rich Felker"] {
         assert!(licences.contains(part), "{part:?} is missing");
     }
-    // Only tests use it.
+    // Only tests use this package.
     assert!(!licences.contains("\nproptest "));
 }
 
@@ -74,7 +74,7 @@ fn the_checksums_are_of_all_files() {
 #[test]
 fn packing_the_same_program_twice_gives_the_same_bytes() {
     let work = tempfile::tempdir().unwrap();
-    // The time of the file must not matter, nor where the files are.
+    // The file's time and directory must not matter.
     let (program, dir) = (work.path().join("again"), work.path().join("dist"));
     fs::copy(PACKAGES.program(), &program).unwrap();
     pack(&program, &dir);

@@ -32,10 +32,10 @@ fn dpkg_installs_the_program_and_its_service_and_takes_them_away() {
     let unit = fs::read_to_string(unit).unwrap();
     assert!(unit.contains("\nExecStart=/usr/bin/task-host run\n"), "{unit}");
     assert!(unit.contains("\nEnvironmentFile=-/etc/task-host/environment\n"), "{unit}");
-    // An administrator may write credentials there.
+    // Administrators may put credentials into this file.
     let settings = root.join("etc/task-host/environment");
     assert_eq!(fs::metadata(&settings).unwrap().mode() & 0o777, 0o600);
-    // Not a name of another package's file.
+    // `/usr/bin/host` belongs to another package.
     assert!(!root.join("usr/bin/host").exists());
 
     fs::write(&settings, "HOST_QUEUE=sqs://mine\n").unwrap();
@@ -52,7 +52,7 @@ fn dpkg_installs_the_program_and_its_service_and_takes_them_away() {
 fn dpkg(root: &Path, args: &[&str]) {
     let mut dpkg = Command::new("dpkg");
     dpkg.arg(format!("--root={}", root.display()));
-    // There is no shell below the directory, and no systemd.
+    // The directory contains neither a shell nor systemd.
     dpkg.args(["--force-script-chrootless", "--force-depends", "--force-confold"]).args(args);
     Finished::run(&mut dpkg).good();
 }

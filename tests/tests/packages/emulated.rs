@@ -1,4 +1,4 @@
-//! What is for arm64, on another machine. The kernel starts an emulator for each of its programs.
+//! Packages for arm64 on another machine. The kernel starts an emulator for each arm64 program.
 
 use task_host_tests::{Finished, Place};
 

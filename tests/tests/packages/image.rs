@@ -1,4 +1,4 @@
-//! The container image, in a real Docker with as few rights as it can take away.
+//! The container image, in a real Docker daemon with minimal rights.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -11,7 +11,7 @@ use task_host_tests::{Finished, Place, eventually, host, unique};
 use crate::packed::{HERE, PACKAGES, Processor, VERSION};
 use crate::{first_result, shared};
 
-/// What a cautious administrator takes away.
+/// Options that remove as many rights as possible.
 const NO_RIGHTS: [&str; 6] = [
     "--network=none",
     "--cap-drop=ALL",
@@ -21,7 +21,7 @@ const NO_RIGHTS: [&str; 6] = [
     "--memory=1g",
 ];
 
-/// The names of the images, one for each processor, which the daemon has.
+/// The names of the images in the daemon, one for each processor.
 static IMAGES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let file = PACKAGES.file("task-host-v", "-image.tar");
     let loaded = docker(&["load", "--input", file.to_str().unwrap()]).good();
@@ -35,12 +35,12 @@ fn image(processor: Processor) -> &'static str {
     IMAGES.get(&name).unwrap_or_else(|| panic!("{name} is not among {:?}", *IMAGES))
 }
 
-/// `docker run OPTIONS… IMAGE ARGS…` with no rights, in a place.
+/// `docker run OPTIONS… IMAGE ARGS…` with minimal rights, and with a place as `/work`.
 fn run(place: &Place, options: &[&str], args: &[&str]) -> Command {
     run_for(HERE, place, options, args)
 }
 
-/// The same, with the image for a processor.
+/// The same with the image for this processor.
 pub(crate) fn run_for(
     processor: Processor,
     place: &Place,
@@ -54,7 +54,7 @@ pub(crate) fn run_for(
     docker
 }
 
-/// The libraries of the host of the tests, which is not static.
+/// Mounts the libraries that the tests' host needs, because it is not static.
 fn libraries() -> Vec<String> {
     if PACKAGES.is_release {
         return Vec::new();

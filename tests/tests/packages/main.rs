@@ -1,6 +1,6 @@
-//! What `cargo xtask dist` packs, installed and used as by a user.
+//! Installs and uses the packages of `cargo xtask dist` as a user would.
 //!
-//! The tests pack the host that all other tests run. `cargo xtask dist --check` makes them take the
+//! The tests pack the host that all other tests run. `cargo xtask dist --check` makes them use the
 //! files of a release instead.
 
 mod archive;
@@ -17,7 +17,7 @@ use std::process::Command;
 
 use task_host_tests::{Finished, Place, guest};
 
-/// Takes a task from its component to its output, with an installed program.
+/// Runs a task with an installed program, from its component to its output.
 #[track_caller]
 fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
     place.put("NO_OP.wasm", fs::read(guest("NO_OP")).expect("a guest"));
@@ -32,7 +32,7 @@ fn first_result(place: &Place, host: impl Fn(&[&str]) -> Command) {
     assert_eq!(output.as_deref(), Some(&b"content"[..]), "the output of the task is not right");
 }
 
-/// A place in which every user may write.
+/// A place to which every user may write.
 fn shared() -> Place {
     let place = Place::new();
     for dir in ["", "bucket", "bucket/data", "home", "queue"] {
@@ -43,7 +43,7 @@ fn shared() -> Place {
     place
 }
 
-/// A program that runs in a place, with nothing of the environment but where programs are.
+/// A program that runs in a place, with only PATH and HOME in its environment.
 fn in_place(place: &Place, program: &std::path::Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).current_dir(place.path()).env_clear();

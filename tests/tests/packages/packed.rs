@@ -1,4 +1,4 @@
-//! The packages to test.
+//! Finds or builds the packages to test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +9,14 @@ use task_host_tests::{Finished, host, target};
 /// The version of all packages.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A kind of processor, and its names in packages.
+/// A processor architecture, and its names in packages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Processor {
-    /// In the names of archives: Rust's name for programs that are static.
+    /// The name in archives: Rust's target for static programs.
     pub(crate) target: &'static str,
-    /// In Debian packages and images.
+    /// The name in Debian packages and images.
     pub(crate) debian: &'static str,
-    /// In wheels.
+    /// The name in wheels.
     pub(crate) wheel: &'static str,
 }
 
@@ -26,25 +26,25 @@ const X86: Processor =
 pub(crate) const ARM: Processor =
     Processor { target: "aarch64-unknown-linux-musl", debian: "arm64", wheel: "aarch64" };
 
-/// That of this machine.
+/// The processor of this machine.
 pub(crate) const HERE: Processor = if cfg!(target_arch = "aarch64") { ARM } else { X86 };
 
 /// A directory that `cargo xtask dist` has filled.
 #[derive(Debug)]
 pub(crate) struct Packages {
     dir: PathBuf,
-    /// Whether the programs are those that users get: static, and for both processors.
+    /// Whether the packages are those of a release: static programs for both processors.
     pub(crate) is_release: bool,
 }
 
-/// Those of this run of the tests.
+/// The packages of this test run.
 pub(crate) static PACKAGES: LazyLock<Packages> = LazyLock::new(|| {
     if let Some(dir) = std::env::var_os("TASK_HOST_TEST_DIST") {
         return Packages { dir: dir.into(), is_release: true };
     }
     let work = work();
     std::fs::create_dir_all(&work).expect("a directory for packages");
-    // Half as large: each package compresses it.
+    // Stripping halves the size, which saves time because each package compresses the program.
     let small = work.join(PROGRAM);
     Finished::run(Command::new("strip").arg("-o").arg(&small).arg(host())).good();
     let dir = work.join("dist");
@@ -52,15 +52,15 @@ pub(crate) static PACKAGES: LazyLock<Packages> = LazyLock::new(|| {
     Packages { dir, is_release: false }
 });
 
-/// Where this run of the tests packs.
+/// The directory in which this test run packs.
 fn work() -> PathBuf {
     target().join("packages-of-tests")
 }
 
-/// The program there.
+/// The name of the program in that directory.
 const PROGRAM: &str = "host";
 
-/// `cargo xtask dist` for a program that is there.
+/// Runs `cargo xtask dist` with an existing program.
 pub(crate) fn pack(program: &Path, dir: &Path) -> Finished {
     let mut xtask = Command::new(target().join("debug/xtask"));
     xtask.args(["dist", "--host"]).arg(program).arg("--dir").arg(dir);
@@ -72,13 +72,13 @@ impl Packages {
         &self.dir
     }
 
-    /// The program in them, where this run of the tests has packed it.
+    /// The program in the packages, if this test run packed them.
     pub(crate) fn program(&self) -> PathBuf {
         assert!(!self.is_release, "a release has the program in its packages only");
         work().join(PROGRAM)
     }
 
-    /// The archive for a processor, and the directory in it.
+    /// The archive for a processor, and the name of the directory in it.
     pub(crate) fn archive(&self, processor: Processor) -> (PathBuf, String) {
         let dir = format!("task-host-v{VERSION}-{}", processor.target);
         (self.file(&dir, ".tar.gz"), dir)
@@ -92,7 +92,7 @@ impl Packages {
         self.file("task_host-", &format!("_{}.whl", processor.wheel))
     }
 
-    /// The one file whose name begins and ends like this.
+    /// The only file whose name has this beginning and end.
     #[track_caller]
     pub(crate) fn file(&self, begin: &str, end: &str) -> PathBuf {
         let entries = std::fs::read_dir(&self.dir).expect("a directory with packages");

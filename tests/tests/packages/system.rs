@@ -1,4 +1,4 @@
-//! A whole Debian system in a directory, in which `apt` and `pip` install the packages.
+//! A Debian system in a directory, in which `apt` and `pip` install the packages.
 
 use std::fs;
 use std::path::Path;
@@ -16,15 +16,15 @@ fn a_debian_system_installs_the_package_and_the_wheel() {
     installs_package_and_wheel(HERE);
 }
 
-/// Installs the package and the wheel for a processor in a Debian system for the same processor,
-/// does a task with each, and removes the package.
+/// Installs the package and the wheel in a Debian system for the same processor, runs a task with
+/// each, and removes the package.
 #[track_caller]
 pub(crate) fn installs_package_and_wheel(processor: Processor) {
     let system = System::new(processor);
     let package = system.copy(&PACKAGES.debian(processor));
     let wheel = system.copy(&PACKAGES.wheel(processor));
 
-    // With all that the package depends on, and its scripts in the shell of that system.
+    // Installs all dependencies of the package, and runs its scripts in that system's shell.
     system.run(&["apt-get", "update"]);
     system.run(&["apt-get", "install", "--yes", "--no-install-recommends", &package]);
     system.run(&["id", "task-host"]);
@@ -44,7 +44,7 @@ struct System {
 }
 
 impl System {
-    /// A small one, with Python, from Debian's servers.
+    /// Installs a minimal system with Python from Debian's servers.
     fn new(processor: Processor) -> Self {
         let root = tempfile::Builder::new().prefix("task-host-debian-").tempdir().unwrap();
         let mut make = Command::new("debootstrap");
@@ -54,7 +54,7 @@ impl System {
         Self { root }
     }
 
-    /// Copies a file to the top, and returns its path in the system.
+    /// Copies a file to the system's root directory, and returns its path in the system.
     fn copy(&self, file: &Path) -> String {
         let name = file.file_name().unwrap().to_str().unwrap();
         fs::copy(file, self.root.path().join(name)).unwrap();
@@ -63,7 +63,7 @@ impl System {
 
     /// A program that runs in the system, with a place as `/work`.
     fn command(&self, place: &Place, args: &[&str]) -> Command {
-        // The mounts belong to the program: they are gone when it ends.
+        // The mounts are in the program's own mount namespace, so they disappear when it ends.
         const ENTER: &str = "set -e
             mount --bind \"$2\" \"$1/work\"
             mount -t proc proc \"$1/proc\"
@@ -82,7 +82,7 @@ impl System {
         Finished::run(&mut self.command(&Place::new(), args)).good();
     }
 
-    /// Insists that an installed program does a task for a user without rights.
+    /// Checks that an installed program runs a task for a user without rights.
     #[track_caller]
     fn works(&self, program: &str) {
         let place = shared();

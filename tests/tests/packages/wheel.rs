@@ -31,7 +31,7 @@ fn pip_installs_the_program_and_takes_it_away() {
     assert!(!host.exists());
 }
 
-/// The module sends what a generator gives, and tells what went wrong.
+/// Checks that the module sends the tasks of a generator, and reports errors.
 fn sends_tasks(place: &Place, python: &Path) {
     let program = r#"
 import sys

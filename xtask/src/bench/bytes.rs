@@ -1,4 +1,4 @@
-//! Memory, bytes written to the disk, and large files: `host` beside `sha256sum` and `cp`.
+//! Memory, bytes written to the disk, and large files: `host`, compared with `sha256sum` and `cp`.
 
 use std::fs;
 use std::io::Read;
@@ -64,7 +64,7 @@ impl Bytes<'_> {
         let dir = self.work.dir();
         fs::copy(self.guests.join("digest.wasm"), dir.join("bucket/components/digest.wasm"))?;
         make_file(&dir.join(LARGE), self.large * MIB)?;
-        // Compiles the component.
+        // The first task compiles the component.
         self.large("digest", 1, MIB)?;
 
         let large = format!("{} MiB", self.large);
@@ -117,7 +117,7 @@ impl Bytes<'_> {
         self.work.run(self.count, &["--parallel", "1"], Cores::All)
     }
 
-    /// Runs tasks with an input of this size each.
+    /// Runs tasks that each have an input of `bytes` bytes.
     fn large(&self, component: &str, tasks: usize, bytes: u64) -> anyhow::Result<Ran> {
         self.work.clear()?;
         let inputs = self.work.dir().join("bucket/data/0_input");

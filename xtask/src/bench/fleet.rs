@@ -20,7 +20,8 @@ const HOSTS: usize = 3;
 const TASKS: usize = 6;
 const SECONDS: usize = 6;
 
-/// Returns a table for people, and all series. `guest` does what its tasks say.
+/// Returns a table for people, and all series. The component `guest` sleeps as long as its tasks
+/// say.
 pub(super) fn measure(
     sqs: &mut Sqs,
     guest: &Path,
@@ -54,9 +55,9 @@ pub(super) fn measure(
     Ok((table, all.into()))
 }
 
-/// Returns how long the hosts took together, and how many tasks each did.
+/// Returns the seconds until all hosts have ended, and how many tasks each did.
 fn run(sqs: &Sqs, queue: &str) -> anyhow::Result<(f64, [u64; HOSTS])> {
-    // The first task has the component compiled.
+    // The first task makes a host compile the component.
     submit(sqs, queue, 1, 0)?;
     finish(start(sqs, queue, &["--max-tasks", "1"])?)?;
     submit(sqs, queue, TASKS, SECONDS)?;

@@ -1,7 +1,7 @@
 //! Measures tasks in each language of `host new`, from a new project to a queue of tasks.
 //!
-//! The commands are those of `docs/languages.md`. The first output includes what the project
-//! downloads, unless the tools of its language have that already.
+//! The commands are those of `docs/languages.md`. The time of the first output includes downloads,
+//! unless the tools of the language have their packages already.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ struct Language {
     payload: &'static str,
     /// Where the build leaves the component.
     component: &'static str,
-    /// What somebody edits, and how a comment begins there.
+    /// The source file that a user edits, and the start of a comment in its language.
     source: (&'static str, &'static str),
 }
 
@@ -93,7 +93,8 @@ pub(super) fn measure(
             edited.push(one.edit()?);
             size = fs::metadata(one.dir().join(language.component))?.len();
             let resolve = |ran: &Ran| number(&ran.summary["steps"], "resolve");
-            // Without compiled code, with it, and then with many tasks.
+            // The first run compiles the component, and the second loads the compiled code. Many
+            // tasks follow.
             one.push()?;
             let (cold, warm) = (resolve(&one.run(1)?)?, resolve(&one.run(1)?)?);
             compile.push(cold - warm);
@@ -133,7 +134,7 @@ impl Measured<'_> {
 
     fn host(&self, args: &[&str]) -> anyhow::Result<()> {
         let mut command = self.work.command(self.host, Cores::All);
-        // Debian's name of the compiler that tests use.
+        // The name that Debian gives to the compiler that tests use.
         let output = command.env("CC", "clang-14").args(args).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "host {}: {}: {said}", args.join(" "), output.status);
@@ -164,14 +165,14 @@ impl Measured<'_> {
         self.until_output(Instant::now())
     }
 
-    /// Publishes the component, and forgets its compiled code.
+    /// Publishes the component, and removes its compiled code.
     fn push(&self) -> anyhow::Result<()> {
         let component = format!("first/{}", self.language.component);
         self.host(&["component", "push", &component, "--name", "first", "--bucket", "./bucket"])?;
         fs::remove_dir_all(self.work.dir().join("cache/compiled")).context("compiled code")
     }
 
-    /// Runs so many tasks from a queue.
+    /// Runs `tasks` tasks from a queue.
     fn run(&self, tasks: usize) -> anyhow::Result<Ran> {
         let Language { sample, payload, .. } = self.language;
         self.work.clear()?;

@@ -1,4 +1,4 @@
-//! The static program of the packages beside a build for the C library of the machine.
+//! Compares the static program of the packages with a build that links the machine's C library.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::series::Series;
 use super::table::Table;
 use super::work::{Cores, Task, Work};
 
-/// Measures both in turns: microseconds of processor time per task, and tasks per second.
+/// Measures both programs in turns: microseconds of processor time per task, and tasks per second.
 pub(super) fn measure(
     work: &mut Work,
     built: &Path,
@@ -22,10 +22,10 @@ pub(super) fn measure(
             all.push(Series::new(&format!("{of}, {name}"), "tasks per second"));
         }
         for round in 0..rounds {
-            // Neither is always the first of a round.
+            // Alternates which program goes first.
             for at in [round % 2, 1 - round % 2] {
                 work.use_program(programs[at].1);
-                // Compiles the component, if the other program can't use what it compiled.
+                // Compiles the component, if this program cannot use the other's compiled code.
                 work.host_runs(Task::Nothing, 1, &[], Cores::All)?;
                 work.fill(task, tasks)?;
                 let ran = work.run(tasks, &[], Cores::All)?;

@@ -24,7 +24,7 @@ what, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 queue = TaskQueue("fq://" + os.path.abspath("queue"), progress=sys.argv[4:] != ["quiet"])
 
 if what == "insert":
-    # Into a queue that never had a task, it waits a second for the counter to appear.
+    # The first insertion into a new queue waits a second for the counter to appear.
     queue.insert([MockTask(n=-1)])
 
 start = time.perf_counter()

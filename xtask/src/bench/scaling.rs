@@ -1,8 +1,8 @@
-//! Rates from one core to all of them, and their limits: the same host on a queue in memory, the
-//! directory queue without a host, and threads that only compute. The last shows how much the
-//! machine's cores give when other programs use them too.
+//! Measures rates from one core to all of them, and the limits of these rates: the same host on a
+//! queue in memory, the directory queue without a host, and threads that only compute. The threads
+//! show how much the machine's cores give when other programs use them too.
 //!
-//! `host/benches/scaling.rs` measures the limits; users can't run them.
+//! `host/benches/scaling.rs` measures the limits. It is not part of the program that users install.
 
 use std::io::Read;
 use std::path::Path;
@@ -40,7 +40,7 @@ const SUBJECTS: [(&str, Subject); 7] = [
     ("directory queue alone, a process per core", Subject::Processes),
 ];
 
-/// More messages than are deleted, because each process may delete one message too many.
+/// Spare messages in the queue, because each process may delete one message too many.
 const SPARE: usize = 1_000;
 
 /// Measures everything with each number of cores.
@@ -52,16 +52,16 @@ pub(super) struct Scaling<'a> {
     pub(super) count: usize,
 }
 
-/// What one measurement gave.
+/// The result of one measurement.
 #[derive(Clone, Copy, Default)]
 struct Pace {
     per_second: f64,
-    /// Microseconds that a core worked for each task. Other programs on the machine change this less
-    /// than they change the rate.
+    /// Microseconds of processor time per task. Other programs on the machine affect this less than
+    /// they affect the rate.
     processor: f64,
 }
 
-/// Both with one number of cores.
+/// Rate and processor time with one number of cores.
 struct Row {
     cores: usize,
     per_second: Series,
@@ -128,7 +128,7 @@ impl Scaling<'_> {
             Subject::Engine(task) => {
                 self.work.prepare(task, count)?;
                 let fixed = ["engine", "--tasks", "tasks.jsonl", "--cache-dir", "./cache"];
-                // The host opens both, and uses neither.
+                // The host opens these two queues, but does not use them.
                 let queues = ["--queue", "./queue", "--error-queue", "./queue-errors"];
                 let args = [&fixed[..], &queues, &["--parallel", &parallel]].concat();
                 finish(self.start(&args, cores)?)
@@ -154,7 +154,7 @@ impl Scaling<'_> {
             }
         }
     }
-    /// Starts a process that deletes messages of the queue.
+    /// Starts a process that deletes messages from the queue.
     fn empty_queue(&self, messages: usize, parallel: usize, cores: usize) -> anyhow::Result<Child> {
         let [messages, parallel] = [messages, parallel].map(|number| number.to_string());
         let args = ["queue", "--queue", "./queue", "--messages", &messages];
@@ -171,7 +171,7 @@ impl Scaling<'_> {
     }
 }
 
-/// Waits for a program that prints how many tasks or messages it was done with, and its rate.
+/// Waits for a program that prints how many tasks or messages it processed, and its rate.
 fn finish(mut child: Child) -> anyhow::Result<Pace> {
     let used = Used::until_end_of(&child)?;
     let ended = child.wait()?;
@@ -183,7 +183,7 @@ fn finish(mut child: Child) -> anyhow::Result<Pace> {
     Ok(Pace { per_second: per_second.parse()?, processor })
 }
 
-/// 1, 2, 4 and so on, and all cores.
+/// 1, 2, 4 and so on, and the number of all cores.
 fn numbers_of_cores() -> anyhow::Result<Vec<usize>> {
     let all = std::thread::available_parallelism()?.get();
     let mut numbers: Vec<usize> = (0..).map(|n| 1 << n).take_while(|&n| n < all).collect();

@@ -1,4 +1,4 @@
-//! The figures of a simulated fleet of a thousand hosts: `host/src/simulation.rs`.
+//! Measures a simulated fleet of a thousand hosts: `host/src/simulation.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,11 +17,12 @@ const SIMULATE: [&str; 4] =
     ["--exact", "simulation::tests::a_large_fleet", "--ignored", "--nocapture"];
 const FLEET: &str = "TASK_HOST_FLEET";
 
-/// What is simulated: its name, and the arguments.
+/// The simulated fleets: name and arguments of each.
 const FLEETS: [(&str, &str); 8] = [
     ("1 ms", "--length 1ms"),
     ("10 s", "--length 10s"),
-    // Each lasts thirty times as long. Hosts share nothing but the queue, so a tenth tells as much.
+    // Takes thirty times as long as the others. Hosts share only the queue, so a tenth of the hosts
+    // shows the same.
     ("1 h", "--length 1h --hosts 100 --tasks 100000"),
     ("10 s, 30% of the hosts killed after 100 s", "--length 10s --wave 100s"),
     ("10 s, the same with two minutes' notice", "--length 10s --wave 100s --notice 2m"),
@@ -82,7 +83,7 @@ fn program(project: &Project) -> anyhow::Result<PathBuf> {
 
 fn simulate(program: &Path, arguments: &str) -> anyhow::Result<Value> {
     let printed = capture(Command::new(program).args(SIMULATE).env(FLEET, arguments))?;
-    // The test's name may stand before the figures.
+    // The test harness may print the test's name before the figures.
     let figures =
         printed.lines().find_map(|line| serde_json::from_str(&line[line.find('{')?..]).ok());
     figures.with_context(|| format!("no figures of {arguments}"))

@@ -37,7 +37,7 @@ pub(super) struct Sqs {
     queues: usize,
 }
 
-/// What a program took.
+/// The time that a program took, and its output.
 struct Took {
     seconds: f64,
     processor: f64,
@@ -124,12 +124,12 @@ impl Sqs {
         Ok(found.context("a server of SQS")?.1.to_owned())
     }
 
-    /// Where its programs run.
+    /// The directory in which the measured programs run.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// `host`, which finds the server.
+    /// A command for `host`, with the address of the server in its environment.
     pub(super) fn host(&self) -> anyhow::Result<Command> {
         let mut host = Command::new(&self.host);
         host.current_dir(&self.dir).envs(self.variables()?).stdin(Stdio::null());
@@ -164,7 +164,7 @@ impl Sqs {
         self.took(&mut python)
     }
 
-    /// Also returns the queue, with the tasks in it.
+    /// Also returns the queue, which holds the tasks.
     fn host_sends(&mut self, count: usize) -> anyhow::Result<(String, Took)> {
         let mut lines = std::io::BufWriter::new(fs::File::create(self.dir.join("tasks.jsonl"))?);
         for id in 0..count {

@@ -28,7 +28,7 @@ def cut(count, images):
     for n in range(count):
         image = images[n % len(images)]
         nth = n // len(images)
-        # Steps that share no factor with the range visit all places before they repeat one.
+        # Steps that are coprime to the range visit all places before they repeat one.
         left, top = (nth * 37) % (image.width - SIDE), (nth * 53) % (image.height - SIDE)
         tile = image.crop((left, top, left + SIDE, top + SIDE))
         tile.save(f"bucket/data/0_input/{n}.png")

@@ -1,6 +1,6 @@
-//! The same real job on both sides: PNG tiles of 512x512 pixels are decoded, averaged to half the
-//! size and encoded, by the example guest and by python-task-queue with Pillow. A third program
-//! does the guest's work without a sandbox.
+//! Compares the same real work on both sides: PNG tiles of 512x512 pixels are decoded, averaged to
+//! half the size and encoded, by the example guest and by python-task-queue with Pillow. A native
+//! program does the guest's work without a sandbox.
 
 use std::fs;
 use std::io::Write;
@@ -18,9 +18,9 @@ use crate::project::Project;
 const PYTHON: &str = include_str!("tiles.py");
 const GUEST: &str = "image_downsample";
 const SOURCES: [&str; 2] = ["retina.jpg", "hubble_deep_field.jpg"];
-/// Pillow's default effort, and the lowest.
+/// Compression levels: Pillow's default, and the lowest.
 const LEVELS: [u8; 2] = [6, 1];
-/// The guest and the native program take turns so many times in each round.
+/// How often the guest and the native program take turns in each round.
 const TURNS: usize = 3;
 /// Where the guest and Pillow write.
 const OUTPUTS: &str = "bucket/data/1_downsampled";
@@ -35,7 +35,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// Cuts `count` tiles, an even number, in a directory below `parent`.
+    /// Cuts `count` tiles in a directory below `parent`. `count` must be even.
     pub(super) fn new(
         project: &Project,
         host: &Path,
@@ -96,7 +96,7 @@ impl Tiles {
                     }
                 }
             }
-            // One task at a time and nothing else: the time of `run` is the guest's alone.
+            // With one task at a time and no prefetch, the time of `run` is the guest's alone.
             let alone = ["--parallel", "1", "--prefetch", "0"];
             for _ in 0..TURNS {
                 let summary = self.host_runs(self.count, "0,1", &alone)?;
@@ -178,7 +178,7 @@ impl Tiles {
         Ok(summary)
     }
 
-    /// Tiles per second of Python workers, each of which does its part of the tiles.
+    /// Tiles per second of Python workers. The workers share the tiles.
     fn python_runs(&self, workers: usize, cores: &str, level: u8) -> anyhow::Result<f64> {
         self.submit(self.count, |id| {
             json!({"queueName": "queue", "payload": {

@@ -1,4 +1,4 @@
-//! What a program used from its start to its end, as the kernel counts it.
+//! Resources that a program used from its start to its end, as counted by the kernel.
 
 use std::fs;
 use std::process::Child;
@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// What a process with all its threads used.
+/// The resources that a process used with all its threads.
 pub(super) struct Used {
     /// Seconds from the start of the program to its end.
     pub(super) seconds: f64,
-    /// Seconds that a core worked for it, in user space and in the kernel.
+    /// Processor time in seconds, in user space and in the kernel.
     pub(super) processor_seconds: f64,
     /// The peak of its resident memory.
     pub(super) peak_bytes: u64,
-    /// Bytes of the pages that it changed in files on a disk, the `write_bytes` of `/proc/PID/io`.
-    /// These are whole pages, as the kernel writes them. Files in memory and the file system's own
-    /// metadata are not included.
+    /// The size of the pages that the process changed in files on a disk: `write_bytes` of
+    /// `/proc/PID/io`. The kernel counts whole pages, and counts neither files in memory nor the
+    /// file system's metadata.
     pub(super) written_bytes: u64,
 }
 
 impl Used {
-    /// Waits until a process that was just started has ended, but leaves its exit code.
+    /// Waits until a process that was just started has ended, but does not collect its exit code.
     pub(super) fn until_end_of(child: &Child) -> anyhow::Result<Self> {
         let start = Instant::now();
         let file = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id()));
         let mut peak_bytes = 0;
-        // The files stay until somebody takes the exit code.
+        // The files remain until the exit code is collected.
         let stat = loop {
-            // A process that has ended has no memory, so the last value counts.
+            // A process that has ended has no memory, so the last value before its end counts.
             peak_bytes = peak_of(&file("status")?).unwrap_or(peak_bytes);
             let stat = file("stat")?;
             let fields = fields_of(&stat);
@@ -53,13 +53,13 @@ fn written_of(io: &str) -> Option<u64> {
     io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
 }
 
-/// The fields of `/proc/PID/stat` from the third, the state.
+/// The fields of `/proc/PID/stat`, starting at the third, the state.
 fn fields_of(stat: &str) -> Vec<&str> {
-    // The second field, the program's name in parentheses, may contain anything.
+    // The second field, the program's name in parentheses, may contain any character.
     stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect()
 }
 
-/// The sum of the fields 14 and 15 of `/proc/PID/stat`, which are in hundredths of a second.
+/// The sum of fields 14 and 15 of `/proc/PID/stat`, which are in hundredths of a second.
 fn processor_of(fields: &[&str]) -> Option<f64> {
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
     Some((ticks(14)? + ticks(15)?) / 100.0)

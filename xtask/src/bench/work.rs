@@ -1,4 +1,4 @@
-//! One piece of work, done by `host` or by Python, in its own directory.
+//! One kind of work, done by `host` or by Python in a directory of its own.
 
 use std::fs;
 use std::io::Write;
@@ -16,8 +16,8 @@ const LONGEST: Duration = Duration::from_secs(4);
 
 const PYTHON: &str = include_str!("python.py");
 
-/// The progress bars of python-task-queue, on by default. It creates one for each task that it
-/// deletes.
+/// The progress bars of python-task-queue, which are on by default. It creates one for each task
+/// that it deletes.
 #[derive(Clone, Copy)]
 pub(super) enum Bars {
     Shown,
@@ -76,12 +76,13 @@ impl Work {
         fs::copy(guest, dir.join("bucket/components/NO_OP.wasm"))?;
         fs::write(dir.join("python.py"), PYTHON)?;
         let work = Self { dir, host: host.to_owned(), python: python.to_owned() };
-        // Compiles the component before any measurement. The start-up measurement removes it again.
+        // Compiles the component before any measurement. The start-up measurement removes the
+        // compiled code.
         work.host_runs(Task::Nothing, 1, &[], Cores::All)?;
         Ok(work)
     }
 
-    /// Measures another program `host` from now on.
+    /// Uses another `host` program from now on.
     pub(super) fn use_program(&mut self, host: &Path) {
         host.clone_into(&mut self.host);
     }
@@ -112,7 +113,7 @@ impl Work {
         command
     }
 
-    /// Tasks per second that `host submit` puts into an empty queue.
+    /// Measures how many tasks per second `host submit` puts into an empty queue.
     pub(super) fn host_inserts(&self, count: usize) -> anyhow::Result<f64> {
         self.clear()?;
         self.write_lines(count, |id| message(Task::Nothing, id))?;
@@ -121,13 +122,13 @@ impl Work {
         Ok(count as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// Tasks per second that Python puts into an empty queue.
+    /// Measures how many tasks per second Python puts into an empty queue.
     pub(super) fn python_inserts(&self, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
         self.python("insert", count, bars)
     }
 
-    /// Tasks per second of `host run`.
+    /// Measures the tasks per second of `host run`.
     pub(super) fn host_runs(
         &self,
         task: Task,
@@ -139,7 +140,7 @@ impl Work {
         summary["tasks_per_second"].as_f64().context("`tasks_per_second` of the summary")
     }
 
-    /// The summary of `host run --json` over `count` tasks, which are all in the queue.
+    /// The summary of `host run --json` for `count` tasks, all of which are in the queue.
     pub(super) fn host_summary(
         &self,
         task: Task,
@@ -151,14 +152,14 @@ impl Work {
         Ok(self.run(count, args, cores)?.summary)
     }
 
-    /// Puts tasks into an empty queue, and makes their inputs.
+    /// Puts tasks into an empty queue, and creates their inputs.
     pub(super) fn fill(&self, task: Task, count: usize) -> anyhow::Result<()> {
         self.prepare(task, count)?;
         self.submit()?;
         sync()
     }
 
-    /// Writes tasks to `tasks.jsonl`, and makes their inputs.
+    /// Writes tasks to `tasks.jsonl`, and creates their inputs.
     pub(super) fn prepare(&self, task: Task, count: usize) -> anyhow::Result<()> {
         self.clear()?;
         if task == Task::Copy {
@@ -168,7 +169,7 @@ impl Work {
         sync()
     }
 
-    /// `host run` over the first `count` of `length` no-ops.
+    /// Runs `host run` for the first `count` of `length` no-ops.
     pub(super) fn host_runs_of(&self, length: usize, count: usize) -> anyhow::Result<Run> {
         self.clear()?;
         self.write_lines(length, |id| message(Task::Nothing, id))?;
@@ -186,7 +187,7 @@ impl Work {
         Ok(Run { first: Duration::from_secs_f64(first), rate, peak_bytes })
     }
 
-    /// Tasks per second of Python.
+    /// Measures the tasks per second of Python.
     pub(super) fn python_runs(&self, task: Task, count: usize, bars: Bars) -> anyhow::Result<f64> {
         self.clear()?;
         match task {
@@ -206,7 +207,7 @@ impl Work {
         self.python("run", count, bars)
     }
 
-    /// Python over the first `count` of `length` no-ops.
+    /// Runs Python for the first `count` of `length` no-ops.
     pub(super) fn python_runs_of(&self, length: usize, count: usize) -> anyhow::Result<f64> {
         self.clear()?;
         self.write_lines(length, python_message)?;
@@ -215,7 +216,7 @@ impl Work {
         self.python("run", count, Bars::Shown)
     }
 
-    /// The time until the first output of `host`.
+    /// Measures the time until the first output of `host`.
     pub(super) fn host_first_result(&self, keep_compiled: bool) -> anyhow::Result<Duration> {
         self.clear()?;
         if !keep_compiled {
@@ -228,7 +229,7 @@ impl Work {
         self.until_output(self.host(&args, Cores::All))
     }
 
-    /// The time until the first output of Python.
+    /// Measures the time until the first output of Python.
     pub(super) fn python_first_result(&self) -> anyhow::Result<Duration> {
         self.clear()?;
         self.make_inputs(1)?;
@@ -262,11 +263,11 @@ impl Work {
         }
     }
 
-    /// Runs `count` tasks of the queue.
+    /// Runs `count` tasks from the queue.
     pub(super) fn run(&self, count: usize, args: &[&str], cores: Cores) -> anyhow::Result<Ran> {
         let count = count.to_string();
         let longest = format!("{}ms", LONGEST.as_millis());
-        // Not until the queue is empty, because noticing that takes time.
+        // Does not wait until the queue is empty, because the host needs time to notice that.
         let fixed = [
             "run",
             "--fq",

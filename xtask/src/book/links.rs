@@ -15,7 +15,7 @@ pub(super) fn parser(text: &str) -> Parser<'_> {
 /// If a target is written with escapes.
 pub(super) fn links(text: &str) -> anyhow::Result<Vec<Range<usize>>> {
     let mut links = Vec::new();
-    // The target is the last part of a link, except for a title.
+    // A link ends with its target or with a title, so the last match is the target.
     let mut add = |target: &CowStr, within: Range<usize>| {
         let at = text[within.clone()].rfind(&**target);
         let at =

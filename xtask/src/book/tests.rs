@@ -1,4 +1,4 @@
-//! Every link in the repository's Markdown leads somewhere, on GitHub and in the book.
+//! Checks that every link in the repository's Markdown leads somewhere, on GitHub and in the book.
 
 use std::collections::BTreeSet;
 
@@ -60,14 +60,14 @@ fn slug(heading: &str) -> String {
     heading.trim().to_lowercase().chars().filter_map(kept).collect()
 }
 
-/// The broken links of these pages. `exists` knows the files that are not pages.
+/// The broken links of these pages. `exists` says whether a path is a file that is not a page.
 fn broken(pages: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut broken = Vec::new();
     for (page, text) in pages {
         for range in links::links(text).unwrap() {
             let link = &text[range];
             let to = match link.strip_prefix(REPOSITORY) {
-                // GitHub makes this page.
+                // GitHub generates this page.
                 Some("/releases") => continue,
                 Some(path) => {
                     path.trim_start_matches("/blob/main/").trim_start_matches("/tree/main/")
@@ -76,7 +76,7 @@ fn broken(pages: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Ve
             };
             let to = if to == link { resolve(page, link) } else { resolve("", to) };
             let fragment = link.split_once('#').map(|(_, fragment)| fragment);
-            // Another site, or a place on this page.
+            // The target is another site, or a place on this page.
             let to = match to {
                 Some(to) => to,
                 None if link.starts_with('#') => page.clone(),
@@ -112,7 +112,7 @@ fn every_link_leads_somewhere_in_the_book() {
     let pages: BTreeMap<String, String> = pages
         .into_iter()
         .map(|(path, text)| (path, String::from_utf8(text).unwrap()))
-        // Links out of the book are checked as links of the repository.
+        // Another test checks links that leave the book.
         .map(|(path, text)| (path, text.replace(REPOSITORY, "https://elsewhere")))
         .collect();
     let mut broken = broken(&pages, |path| others.contains_key(path));

@@ -1,4 +1,4 @@
-//! The archive with the program, for everybody and for `cargo binstall`.
+//! The archive with the program, for any Linux and for `cargo binstall`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,8 @@ use super::release::{Program, Release};
 use super::stage::gzip;
 use super::target::Target;
 
-/// Writes `task-host-vVERSION-TARGET.tar.gz`. The names in `[package.metadata.binstall]` of
-/// `host/Cargo.toml` are these.
+/// Writes `task-host-vVERSION-TARGET.tar.gz`. Keep the name equal to the one in
+/// `[package.metadata.binstall]` of `host/Cargo.toml`.
 pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<PathBuf> {
     let name = name(&release.version, program.target);
     let stage = release.stage("archive")?;
@@ -21,7 +21,7 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     Ok(archive)
 }
 
-/// The archive for a processor that an earlier run left in the directory.
+/// The archive for `target` that an earlier run left in the directory.
 pub(crate) fn file(dir: &Path, target: Target) -> Option<PathBuf> {
     let name = name(env!("CARGO_PKG_VERSION"), target);
     Some(dir.join(format!("{name}.tar.gz"))).filter(|file| file.is_file())

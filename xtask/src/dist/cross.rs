@@ -1,4 +1,4 @@
-//! Builds static programs, also for other processors.
+//! Builds static programs, also for other processors than this machine's.
 
 use std::env;
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use crate::setup;
 
 /// Builds the host for a processor, and returns its path.
 ///
-/// Zig compiles the C code of dependencies and links: its package has everything for both
-/// processors, which otherwise takes a musl and a GCC for each.
+/// Zig compiles the C code of dependencies and links the program. Zig contains all that is needed
+/// for both processors; otherwise each needs its own musl and GCC.
 pub(crate) fn build(project: &Project, target: Target, commit: &str) -> anyhow::Result<PathBuf> {
     setup::standard_library(project, target.rust())?;
     let zig = setup::zig(project)?;
@@ -35,8 +35,8 @@ pub(crate) fn build(project: &Project, target: Target, commit: &str) -> anyhow::
         .args(["--target", target.rust()])
         .env("PATH", env::join_paths(path)?)
         .env("TASK_HOST_COMMIT", commit)
-        // Messages name source files. The names are the same on all machines, and so are the
-        // programs.
+        // Error messages contain the paths of source files. Renaming these paths gives the same
+        // program on all machines.
         .env("CARGO_ENCODED_RUSTFLAGS", renamed("--remap-path-prefix").join("\x1f"))
         .env(format!("CFLAGS_{underscored}"), &c_flags)
         .env(format!("CXXFLAGS_{underscored}"), &c_flags);
@@ -49,7 +49,7 @@ fn cargo_home() -> anyhow::Result<PathBuf> {
     env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("HOME is not set")
 }
 
-/// Where Cargo keeps generated sources.
+/// The directory in which Cargo keeps generated sources.
 fn build_directory(project: &Project) -> anyhow::Result<PathBuf> {
     let metadata = metadata(project, &["--no-deps"])?;
     let directory = metadata["build_directory"].as_str().context("cargo metadata")?;

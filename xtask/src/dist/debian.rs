@@ -1,7 +1,8 @@
-//! The Debian package, with a service.
+//! The Debian package, which includes a systemd service.
 //!
-//! The program is `task-host` there: Debian's bind9-host has a `/usr/bin/host`. dpkg-deb packs, since
-//! it is on every machine with Debian packages; cargo-deb takes minutes to compile.
+//! The program is named `task-host` in the package, because Debian's bind9-host has a
+//! `/usr/bin/host`. dpkg-deb packs it, because every machine with Debian packages has dpkg-deb, and
+//! cargo-deb takes minutes to compile.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::stage::Stage;
 use super::target::Target;
 use crate::setup;
 
-/// Where the service has the program of an administrator, and of this package.
+/// The program's path in the service file, and its path in this package.
 const PROGRAMS: [&str; 2] = ["/usr/local/bin/host", "/usr/bin/task-host"];
 
 /// The name of the program in the package.
@@ -38,7 +39,7 @@ pub(crate) fn pack(
     let unit = unit.replace(PROGRAMS[0], PROGRAMS[1]);
     stage.write("usr/lib/systemd/system/task-host.service", &unit, 0o644)?;
     stage.copy(&ours.join("sysusers.conf"), "usr/lib/sysusers.d/task-host.conf", 0o644)?;
-    // May get credentials.
+    // Administrators may put credentials into this file.
     stage.copy(&ours.join("environment"), "etc/task-host/environment", 0o600)?;
     documents(release, &stage, program)?;
     manual.add(&stage)?;
@@ -50,7 +51,7 @@ pub(crate) fn pack(
     }
     let name = format!("task-host_{}_{}.deb", release.version, program.target.debian());
     let mut pack = Command::new("dpkg-deb");
-    // Debian 11 knows no newer compression than xz.
+    // Debian 11 supports no newer compression than xz.
     pack.args(["--root-owner-group", "-Zxz", "-z1", "--build"]).arg(stage.dir());
     release.made(&name, pack.arg(release.dir.join(&name)))
 }
@@ -58,7 +59,7 @@ pub(crate) fn pack(
 fn documents(release: &Release<'_>, stage: &Stage, program: &Program) -> anyhow::Result<()> {
     let doc = "usr/share/doc/task-host";
     release.documents(stage, doc, program)?;
-    // The name that Debian gives to the file with the licence.
+    // `copyright` is Debian's name for the file with the licence.
     let mit = fs::read_to_string(release.project.root.join("LICENSE-MIT"))?;
     let copyright = format!(
         "Source: {}\nLicence: {}, at your option\n\nThe Apache License is in \

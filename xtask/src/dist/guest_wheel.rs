@@ -8,8 +8,8 @@ use crate::setup;
 
 /// Writes `task_host_guest-VERSION-py3-none-any.whl`.
 ///
-/// pip builds it with the tool that its `pyproject.toml` names, which is installed already. That tool
-/// refuses links, so it gets a copy.
+/// pip builds it with the build tool that its `pyproject.toml` names, which is installed already.
+/// The tool rejects symbolic links, so it gets a copy.
 pub(crate) fn pack(release: &Release<'_>) -> anyhow::Result<PathBuf> {
     let stage = release.stage("guest-wheel")?;
     stage.copy_all(&release.project.root.join("guest-python"), "package")?;

@@ -1,8 +1,8 @@
-//! The container image: the program and certificates, nothing else.
+//! The container image: it contains only the program, certificates and licences.
 //!
-//! An image is a layer (an archive) and a few JSON files, which this module writes: this takes no
-//! daemon, no root and no second machine, and gives the same bytes each time. buildah would leave out
-//! the health check, which only Docker's variant of the format has a field for.
+//! An image is a layer (an archive) and a few JSON files. This module writes these, which needs no
+//! daemon, no root and no second machine, and gives the same bytes each time. buildah would leave
+//! out the health check, because only Docker's variant of the format has a field for it.
 //!
 //! Formats: <https://github.com/opencontainers/image-spec>; `manifest.json` and `Healthcheck` from
 //! <https://github.com/moby/docker-image-spec>.
@@ -17,7 +17,7 @@ use super::release::{Program, Release};
 use super::stage::{Stage, gzip, sha256};
 use crate::setup;
 
-/// The user in the image. It has no name and owns nothing; any other works as well.
+/// The user id in the image. It has no name and owns no files, so any other id works as well.
 const USER: &str = "65532:65532";
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -25,8 +25,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Writes `task-host-vVERSION-image.tar`: a directory of an OCI image for all processors in an
-/// archive, which `docker load` reads as well.
+/// Writes `task-host-vVERSION-image.tar`: an archive of an OCI image directory for all processors.
+/// `docker load` can read it as well.
 pub(crate) fn pack(release: &Release<'_>, programs: &[Program]) -> anyhow::Result<PathBuf> {
     let layout = Layout(release.stage("image")?);
     let name = format!("ghcr.io/task-host/task-host:{}", release.version);
@@ -46,7 +46,7 @@ pub(crate) fn pack(release: &Release<'_>, programs: &[Program]) -> anyhow::Resul
         let mut manifest = layout.blob(MANIFEST, &serde_json::to_vec(&manifest)?)?;
         manifest["platform"] = json!({"os": "linux", "architecture": processor});
         manifests.push(manifest);
-        // What `docker load` reads: it knows only images for one processor.
+        // `docker load` reads this list, and supports only images for one processor.
         loaded.push(json!({
             "Config": path(&config)?,
             "RepoTags": [format!("{name}-{processor}")],
@@ -78,7 +78,7 @@ pub(crate) fn pack(release: &Release<'_>, programs: &[Program]) -> anyhow::Resul
 /// The directory of an image. Its files are named by their digests.
 struct Layout(Stage);
 
-/// The files of an image, as one archive.
+/// The root file system of an image, as one archive.
 struct Layer {
     descriptor: Value,
     /// The digest before compression.
@@ -86,14 +86,14 @@ struct Layer {
 }
 
 impl Layout {
-    /// Adds a file, and describes it.
+    /// Adds a file, and returns its descriptor.
     fn blob(&self, kind: &str, bytes: &[u8]) -> anyhow::Result<Value> {
         let new = self.0.dir().join("new");
         fs::write(&new, bytes)?;
         self.add(kind, &new)
     }
 
-    /// Moves a file here, and describes it.
+    /// Moves a file into the image, and returns its descriptor.
     fn add(&self, kind: &str, file: &Path) -> anyhow::Result<Value> {
         let (digest, size) = (sha256(file)?, fs::metadata(file)?.len());
         self.0.copy(file, &format!("blobs/sha256/{digest}"), 0o644)?;
@@ -102,7 +102,7 @@ impl Layout {
     }
 }
 
-/// The path of a described file in the directory of an image.
+/// The path in the image directory of the file with this descriptor.
 fn path(descriptor: &Value) -> anyhow::Result<String> {
     let digest = descriptor["digest"].as_str().context("a descriptor has a digest")?;
     Ok(format!("blobs/{}", digest.replace(':', "/")))
@@ -115,7 +115,7 @@ fn layer(release: &Release<'_>, program: &Program, layout: &Layout) -> anyhow::R
     let certificates = setup::certificates(release.project)?;
     root.copy(&certificates, "etc/ssl/certs/ca-certificates.crt", 0o644)?;
     release.licences(&root, "licenses", program)?;
-    // For whichever user the container has.
+    // The container may run as any user.
     for name in ["cache", "tmp"] {
         root.directory(name, 0o1777)?;
     }
@@ -127,7 +127,7 @@ fn layer(release: &Release<'_>, program: &Program, layout: &Layout) -> anyhow::R
     Ok(Layer { descriptor: layout.add(LAYER, &compressed)?, diff_id })
 }
 
-/// How the image runs.
+/// The configuration of a container of this image.
 fn config(release: &Release<'_>, processor: &str, layer: &Layer) -> Value {
     let second = 1_000_000_000_u64;
     json!({
@@ -136,13 +136,13 @@ fn config(release: &Release<'_>, processor: &str, layer: &Layer) -> Value {
         "os": "linux",
         "config": {
             "User": USER,
-            // The health check asks there.
+            // The health check asks the host at this address.
             "Env": ["PATH=/", "HOST_CACHE_DIR=/cache", "HOST_LISTEN=127.0.0.1:8080"],
             "Entrypoint": ["/host"],
             "Cmd": ["run"],
             "WorkingDir": "/",
             "StopSignal": "SIGTERM",
-            // Writable also when the root is not, and faster than the root.
+            // Volumes are writable even if the root file system is not, and faster than it.
             "Volumes": {"/cache": {}, "/tmp": {}},
             "Healthcheck": {
                 "Test": ["CMD", "/host", "health"],
@@ -157,7 +157,7 @@ fn config(release: &Release<'_>, processor: &str, layer: &Layer) -> Value {
     })
 }
 
-/// What the image says about itself.
+/// The labels of the image.
 fn labels(release: &Release<'_>) -> Value {
     json!({
         "org.opencontainers.image.created": release.created,

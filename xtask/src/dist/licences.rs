@@ -1,7 +1,8 @@
-//! The licences of all that is linked into the program.
+//! Collects the licences of everything that is linked into the program.
 //!
-//! cargo-deny checks that they are permissive. Most of them ask that their text and the names of the
-//! authors come with the program, so this collects the files from the sources of each package.
+//! cargo-deny checks that the licences are permissive. Most of them require that the program comes
+//! with their text and the names of the authors, so this module collects these files from the
+//! sources of each package.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,7 +22,7 @@ pub(crate) const FILE: &str = "LICENSES-OF-DEPENDENCIES.txt";
 /// The beginnings of the names of files with licences, notices and authors.
 const FILES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "AUTHORS"];
 
-/// The packages, each with its licence, and then each text once.
+/// Lists the packages, each with its licence, and then each licence text once.
 pub(crate) fn of_dependencies(project: &Project, target: Target) -> anyhow::Result<String> {
     let metadata = metadata(project, &["--filter-platform", target.rust()])?;
     let packages = linked(&metadata)?;
@@ -39,7 +40,7 @@ pub(crate) fn of_dependencies(project: &Project, target: Target) -> anyhow::Resu
     let mut list = String::new();
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for Package { name, licence, repository, texts: own } in found {
-        // Some packages leave the files of their repository out.
+        // Some packages leave out the licence files of their repository.
         let of_repository = || by_repository.get(repository).cloned().unwrap_or_default();
         let texts_of = if own.is_empty() { of_repository() } else { own };
         let without = if texts_of.is_empty() { " (without a text)" } else { "" };
@@ -71,7 +72,7 @@ struct Package<'m> {
     name: String,
     licence: &'m str,
     repository: &'m str,
-    /// The files with licences in it.
+    /// The texts of its licence files.
     texts: Vec<String>,
 }
 
@@ -88,14 +89,14 @@ impl<'m> Package<'m> {
     }
 }
 
-/// An address without the part that leads to one package.
+/// The address of the repository, without the path of one package in it.
 fn repository(address: &str) -> &str {
     let address = address.split_once("/tree/").map_or(address, |(repository, _)| repository);
     address.trim_end_matches(".git")
 }
 
-/// The packages that the host is linked with, by their identifiers. Excludes the host's own, and
-/// what only builds or tests use.
+/// The packages that the host is linked with, by their identifiers. Excludes the host's own
+/// packages, and packages that only builds or tests use.
 fn linked(metadata: &Value) -> anyhow::Result<BTreeMap<&str, &Value>> {
     let nodes = by_id(&metadata["resolve"]["nodes"]);
     let packages = by_id(&metadata["packages"]);
@@ -113,7 +114,7 @@ fn linked(metadata: &Value) -> anyhow::Result<BTreeMap<&str, &Value>> {
         let node = nodes.get(id).with_context(|| format!("cargo metadata has no node {id}"))?;
         for dependency in node["deps"].as_array().into_iter().flatten() {
             let kinds = dependency["dep_kinds"].as_array();
-            // The kinds of others are "build" and "dev".
+            // The kind of a normal dependency is null. Others are "build" and "dev".
             if kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null())) {
                 next.extend(dependency["pkg"].as_str());
             }
@@ -123,7 +124,7 @@ fn linked(metadata: &Value) -> anyhow::Result<BTreeMap<&str, &Value>> {
     Ok(packages.into_iter().filter(|(id, _)| seen.contains(id)).collect())
 }
 
-/// Whether a package is only a macro.
+/// Whether a package is a procedural macro, which is not linked into the program.
 fn runs_in_compiler(package: &Value) -> bool {
     let targets = package["targets"].as_array().into_iter().flatten();
     targets.into_iter().any(|target| target["kind"][0] == "proc-macro")
@@ -134,7 +135,7 @@ fn by_id(list: &Value) -> BTreeMap<&str, &Value> {
     items.filter_map(|item| Some((item["id"].as_str()?, item))).collect()
 }
 
-/// The texts of the files with licences in a directory.
+/// The texts of the licence files in a directory.
 fn files(directory: &Path) -> anyhow::Result<Vec<String>> {
     let mut texts = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("{}", directory.display()))? {

@@ -1,4 +1,5 @@
-//! What `man` and shells know of the program, for the packages that install it for a whole machine.
+//! Manual pages and shell completions, for the packages that install the program for a whole
+//! machine.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use super::target::Target;
 use crate::command::{capture, run};
 use crate::setup;
 
-/// The shells, and where a package has the completions of each for this program.
+/// The shells, and where a package puts the completions of each for the program `name`.
 fn completions(name: &str) -> [(&'static str, String); 3] {
     [
         ("bash", format!("usr/share/bash-completion/completions/{name}")),
@@ -21,14 +22,14 @@ fn completions(name: &str) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Manual pages and completions of a program that is called `name`, as files of a package.
+/// Manual pages and shell completions of the program, under the name `name`.
 pub(crate) struct Manual {
     dir: PathBuf,
     name: &'static str,
 }
 
 impl Manual {
-    /// Asks the program itself: one for this machine, or one in an emulator.
+    /// Runs the program to get the files: one for this machine, or one in an emulator.
     pub(crate) fn write(
         release: &Release<'_>,
         programs: &[Program],

@@ -1,4 +1,4 @@
-//! What all packages of one run share.
+//! The parts that all packages of one run share.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::target::Target;
 use crate::command::capture;
 use crate::project::Project;
 
-/// The facts about a release, and where its packages go.
+/// The facts about a release.
 pub(crate) struct Release<'p> {
     pub(crate) project: &'p Project,
-    /// Where the packages go.
+    /// The directory of the finished packages.
     pub(crate) dir: &'p Path,
     pub(crate) version: String,
     /// One sentence about the program.
@@ -24,15 +24,15 @@ pub(crate) struct Release<'p> {
     pub(crate) licence: String,
     /// The address of the repository.
     pub(crate) repository: String,
-    /// The time of all files in packages, in seconds since 1970.
+    /// The modification time of all files in packages, in seconds since 1970.
     pub(crate) time: u64,
-    /// The same as RFC 3339 writes it.
+    /// The same time in the format of RFC 3339.
     pub(crate) created: String,
-    /// The commit.
+    /// The Git commit that is built.
     pub(crate) commit: String,
 }
 
-/// The directory, beside the packages, in which they are made.
+/// The directory in which packages are assembled, beside the finished packages.
 pub(crate) const STAGES: &str = "stage";
 
 /// The project's own licences.
@@ -87,12 +87,12 @@ impl<'p> Release<'p> {
         })
     }
 
-    /// An empty directory to fill.
+    /// Creates an empty directory to fill.
     pub(crate) fn stage(&self, name: &str) -> anyhow::Result<Stage> {
         Stage::new(&self.dir.join(STAGES).join(name), self.time)
     }
 
-    /// The project's texts and all licences, in a directory of a stage.
+    /// Adds the project's texts and all licences to a directory of a stage.
     pub(crate) fn documents(
         &self,
         stage: &Stage,
@@ -105,7 +105,8 @@ impl<'p> Release<'p> {
         self.licences(stage, below, program)
     }
 
-    /// The licences of the program and of all that is linked into it, in a directory of a stage.
+    /// Adds the licences of the program and of everything that is linked into it to a directory of
+    /// a stage.
     pub(crate) fn licences(
         &self,
         stage: &Stage,
@@ -118,24 +119,24 @@ impl<'p> Release<'p> {
         stage.write(&format!("{below}/{}", licences::FILE), &program.licences, 0o644)
     }
 
-    /// Runs a program that packs, and insists that the package is there.
+    /// Runs a program that packs, and checks that the package exists.
     pub(crate) fn made(&self, name: &str, command: &mut Command) -> anyhow::Result<PathBuf> {
         let package = self.dir.join(name);
-        // Tools that write a time of their own obey this variable.
+        // Tools that record a time use this variable instead of the current time.
         crate::command::run(command.env("SOURCE_DATE_EPOCH", self.time.to_string()))?;
         ensure!(package.is_file(), "{} was not made", package.display());
         Ok(package)
     }
 }
 
-/// The commit that is built.
+/// The Git commit that is built.
 pub(crate) fn commit(project: &Project) -> anyhow::Result<String> {
     let mut git = Command::new("git");
     capture(git.current_dir(&project.root).args(["rev-parse", "HEAD"]))
         .map(|text| text.trim().to_owned())
 }
 
-/// What Cargo knows about the workspace.
+/// The output of `cargo metadata` for the workspace.
 pub(crate) fn metadata(project: &Project, args: &[&str]) -> anyhow::Result<Value> {
     let mut cargo = project.cargo();
     cargo.args(["metadata", "--locked", "--format-version", "1"]).args(args);

@@ -1,4 +1,4 @@
-//! A directory that becomes a package, and tools that pack it the same way each time.
+//! A directory that becomes a package, and tools that pack it reproducibly.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,14 +9,15 @@ use anyhow::{Context, ensure};
 
 use crate::command::{capture, run};
 
-/// The directory. Files have the modes that they have in the package, whatever the umask is.
+/// A directory that becomes a package. Its files have the same modes as in the package, whatever
+/// the umask is.
 pub(crate) struct Stage {
     dir: PathBuf,
     time: u64,
 }
 
 impl Stage {
-    /// An empty directory.
+    /// Creates an empty directory.
     pub(crate) fn new(dir: &Path, time: u64) -> anyhow::Result<Self> {
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
@@ -31,7 +32,7 @@ impl Stage {
         &self.dir
     }
 
-    /// Makes a directory, and those above it.
+    /// Creates a directory and its missing parents.
     pub(crate) fn directory(&self, name: &str, mode: u32) -> anyhow::Result<()> {
         let mut above = String::new();
         for part in name.split('/') {
@@ -56,7 +57,7 @@ impl Stage {
         self.mode(name, mode)
     }
 
-    /// Copies the files of a directory, and of those below it.
+    /// Copies all files below a directory.
     pub(crate) fn copy_all(&self, from: &Path, name: &str) -> anyhow::Result<()> {
         for entry in fs::read_dir(from).with_context(|| format!("{}", from.display()))? {
             let entry = entry?;
@@ -64,7 +65,7 @@ impl Stage {
             if entry.file_type()?.is_dir() {
                 self.copy_all(&entry.path(), &name)?;
             } else {
-                // Follows links.
+                // Follows symbolic links.
                 let is_program = fs::metadata(entry.path())?.permissions().mode() & 0o100 != 0;
                 self.copy(&entry.path(), &name, if is_program { 0o755 } else { 0o644 })?;
             }
@@ -72,7 +73,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Packs these entries of the directory, as files of root.
+    /// Packs these entries of the directory. The files in the archive belong to root.
     pub(crate) fn tar(&self, entries: &[&str], to: &Path) -> anyhow::Result<()> {
         run(Command::new("tar")
             .args(["--create", "--format=ustar", "--sort=name", "--numeric-owner"])
@@ -96,7 +97,7 @@ impl Stage {
     }
 }
 
-/// Compresses a file. The result has no name and no time in it.
+/// Compresses a file. The result contains no file name and no time.
 pub(crate) fn gzip(file: &Path, to: &Path) -> anyhow::Result<()> {
     let status = Command::new("gzip")
         .args(["--no-name", "--stdout"])

@@ -35,7 +35,7 @@ impl Target {
         Self::ALL.into_iter().find(|target| target.rust().starts_with(std::env::consts::ARCH))
     }
 
-    /// The program of QEMU that runs programs for this processor on others.
+    /// The QEMU program that runs programs for this processor on other machines.
     pub(crate) fn emulator(self) -> &'static str {
         match self {
             Self::X86 => "qemu-x86_64-static",
@@ -43,7 +43,8 @@ impl Target {
         }
     }
 
-    /// Rust's name. musl is part of the program, so the program runs on every Linux.
+    /// Rust's name of the target. musl is linked into the program, so the program runs on every
+    /// Linux.
     pub(crate) fn rust(self) -> &'static str {
         match self {
             Self::X86 => "x86_64-unknown-linux-musl",
@@ -51,7 +52,7 @@ impl Target {
         }
     }
 
-    /// The tags of a wheel for every Linux. pip before 20.3 knows only the first.
+    /// The tags of a wheel for every Linux. pip before 20.3 supports only the first.
     pub(crate) fn wheel(self) -> [String; 3] {
         let processor = match self {
             Self::X86 => "x86_64",
@@ -61,7 +62,7 @@ impl Target {
             .map(|system| format!("py3-none-{system}_{processor}"))
     }
 
-    /// The name of Debian and of container images.
+    /// The name that Debian and container images use.
     pub(crate) fn debian(self) -> &'static str {
         match self {
             Self::X86 => "amd64",

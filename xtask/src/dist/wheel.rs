@@ -1,4 +1,4 @@
-//! The wheel: `pip install task-host` makes `host` a command, and has a module that sends tasks.
+//! The wheel: `pip install task-host` installs the command `host` and a module that sends tasks.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::setup;
 
 /// Writes `task_host-VERSION-py3-none-PLATFORMS.whl`.
 ///
-/// maturin would build the program itself. The tool of PyPA packs one that is there.
+/// maturin would build the program itself, but PyPA's tool can pack an existing program.
 pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<PathBuf> {
     let name = format!("task_host-{}", release.version);
     let stage = release.stage("wheel")?;
@@ -37,7 +37,7 @@ pub(crate) fn pack(release: &Release<'_>, program: &Program) -> anyhow::Result<P
     release.made(&format!("{name}-py3-none-{platforms}.whl"), &mut pack)
 }
 
-/// What PyPI shows about the package.
+/// The metadata that PyPI shows about the package.
 fn metadata(release: &Release<'_>) -> String {
     let Release { version, summary, licence, repository, .. } = release;
     let files = LICENCES.iter().chain([&licences::FILE]);

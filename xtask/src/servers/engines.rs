@@ -1,7 +1,7 @@
-//! What runs workers in tests: a Docker daemon and a Slurm of one machine, both real.
+//! Engines for tests: a Docker daemon and a Slurm cluster of one machine, both real.
 //!
-//! Each has a process namespace and a mount namespace of its own. With the first process, the
-//! kernel ends all others, so no container and no job outlives the tests.
+//! Each has its own process namespace and mount namespace. When the first process of a namespace
+//! ends, the kernel ends all others, so no container or job outlives the tests.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -14,9 +14,9 @@ use super::{Kept, Servers, greets, port, with_us};
 use crate::command::capture;
 use crate::setup;
 
-/// Cores that Slurm believes the machine has: more than all tests ask for together.
+/// The number of cores in Slurm's configuration: more than all tests request together.
 const CORES: u32 = 1_000;
-/// The same for its memory.
+/// The memory in Slurm's configuration, also more than all tests request together.
 const MEBIBYTES: u32 = 10_000_000;
 
 impl Servers {
@@ -29,8 +29,9 @@ impl Servers {
     }
 
     fn start_docker(&mut self) -> anyhow::Result<()> {
-        // A socket's path is short. Images are on the disk of the build directory, because Docker's
-        // layers cannot be on a file system that is made of layers.
+        // A socket's path must be short, so the socket is in the temporary directory. Images are on
+        // the disk of the build directory, because Docker's layers cannot be on an overlay file
+        // system.
         let run = Kept::new(&std::env::temp_dir(), "docker")?;
         let images = Kept::new(&self.logs, "docker-images")?;
         let socket = run.0.join("docker.sock");
@@ -77,7 +78,8 @@ impl Servers {
     }
 }
 
-/// A Slurm of one machine, with neither authentication nor accounting, that places jobs at once.
+/// The configuration of a Slurm cluster of one machine, without authentication and accounting, that
+/// starts jobs immediately.
 fn slurm_conf(dir: &Path) -> anyhow::Result<String> {
     let name = capture(&mut Command::new("hostname"))?;
     let name = name.trim();
@@ -120,8 +122,8 @@ PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
     ))
 }
 
-/// A command that the kernel kills when this program ends, and with it all processes and mounts that
-/// the command has made.
+/// A command that the kernel kills when this program ends, together with all processes and mounts
+/// that the command has created.
 fn enclosed(program: &str) -> Command {
     let mut command = with_us("unshare");
     command

@@ -1,4 +1,4 @@
-//! SQS and S3 for a soak run, of a server on this machine.
+//! SQS and S3 for a soak run, from a server on this machine.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,18 +12,18 @@ use crate::project::Project;
 use crate::servers::{Servers, Which};
 
 pub(super) struct Aws {
-    /// The server ends with this.
+    /// Dropping this stops the server.
     _servers: Servers,
     endpoint: String,
     program: std::path::PathBuf,
-    /// What hosts reach the server through.
+    /// The proxy through which hosts reach the server.
     pub(super) proxy: Proxy,
     /// The name of the queue and of the bucket.
     pub(super) name: String,
 }
 
 impl Aws {
-    /// A server with an empty bucket.
+    /// Starts a server with an empty bucket.
     pub(super) fn start(project: &Project) -> anyhow::Result<Self> {
         let servers = Servers::start(project, Which::Clouds)?;
         let found = servers.variables().find(|(name, _)| *name == "TASK_HOST_TEST_AWS");
@@ -51,7 +51,7 @@ impl Aws {
         format!("s3://{}", self.name)
     }
 
-    /// Makes a command reach the server, through the network that fails or past it.
+    /// Configures a command to reach the server, either through the proxy with faults or directly.
     pub(super) fn lead(&self, command: &mut Command, past_faults: bool) {
         let endpoint = if past_faults { self.endpoint.clone() } else { self.proxy.url() };
         command.env("AWS_ENDPOINT_URL", endpoint);
@@ -67,7 +67,7 @@ impl Aws {
         }
     }
 
-    /// The number of messages in a queue, leased ones included.
+    /// The number of messages in a queue, including leased ones.
     pub(super) fn messages(&self, queue: &str) -> anyhow::Result<usize> {
         let name = queue.trim_start_matches("sqs://");
         let url = capture(self.aws().args([

@@ -15,20 +15,20 @@ use super::place::Place;
 /// How long a host may take to stop.
 const TO_STOP: Duration = Duration::from_secs(120);
 
-/// How long a host that could not start stays away.
+/// How long to wait before restarting a host that could not start.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The exit code of a host that cannot use its queue, bucket or cache when it starts.
 const CANNOT_START: i32 = 1;
 
-/// Hosts, and perhaps a Python worker. Dropping this kills them.
+/// Hosts, and optionally a Python worker. Dropping this kills them.
 pub(super) struct Crew<'p> {
     place: &'p Place,
     settings: Vec<String>,
     hosts: Vec<Host>,
     python: Option<Child>,
-    /// Number of hosts started so far.
+    /// The number of hosts started so far.
     started: usize,
-    /// What happened to the hosts.
+    /// The events of the hosts.
     ledger: Ledger,
 }
 
@@ -73,9 +73,9 @@ impl<'p> Crew<'p> {
         Ok(crew)
     }
 
-    /// Restarts or continues hosts whose time has come, and checks the others.
+    /// Restarts or continues hosts whose pause has ended, and checks the others.
     ///
-    /// During a fault of the network or the disk, a host may end because it cannot start.
+    /// During a network or disk fault, a host may end because it cannot start.
     pub(super) fn look(&mut self, is_faulty: bool) -> anyhow::Result<()> {
         let now = Instant::now();
         for number in 0..self.hosts.len() {
@@ -127,7 +127,7 @@ impl<'p> Crew<'p> {
         (0..self.hosts.len()).filter(is_running).collect()
     }
 
-    /// Kills a running host. Another one replaces it after `pause`.
+    /// Kills a running host. A new host replaces it after `pause`.
     pub(super) fn kill(&mut self, number: usize, pause: Duration) {
         let host = &mut self.hosts[number];
         if let Host::Running(process) = host {
@@ -169,7 +169,7 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
-    /// Makes all hosts run.
+    /// Restarts or continues all hosts that are not running.
     pub(super) fn mend(&mut self) -> anyhow::Result<()> {
         for number in 0..self.hosts.len() {
             match self.hosts[number] {
@@ -181,7 +181,7 @@ impl<'p> Crew<'p> {
         Ok(())
     }
 
-    /// Tells all processes to stop, and waits for their end. Returns what happened to them.
+    /// Tells all processes to stop, and waits until they end. Returns the events of the hosts.
     pub(super) fn end(mut self) -> anyhow::Result<Ledger> {
         self.look(false)?;
         fs::write(self.place.dir().join("stop"), "")?;
@@ -231,11 +231,11 @@ fn wait(child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
     }
 }
 
-/// Uses the shell's own `kill`, which exists on every machine.
+/// Sends a signal with the shell's built-in `kill`, which exists on every machine.
 fn signal(child: &Child, name: &str) -> anyhow::Result<()> {
     let script = format!("kill -{name} {}", child.id());
     let status = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status()?;
-    // The next check finds a host that has ended by itself.
+    // If the host has ended by itself, the next check finds that.
     if !status.success() {
         eprintln!("`{script}` failed");
     }

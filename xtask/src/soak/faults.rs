@@ -1,4 +1,4 @@
-//! Networks and disks that fail, one at a time.
+//! Faults of networks and disks, one at a time.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,10 @@ use crate::command::capture;
 
 /// The shortest and the longest fault, in milliseconds.
 const LENGTH: (u64, u64) = (300, 3000);
-/// How long after a fault a host may still end because of it: it retries before it ends.
+/// How long after a fault a host may still end because of it. Hosts retry before they end.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
-/// The networks and disks of a run, and what they suffer from.
+/// The networks and disks of a run, and their current fault.
 pub(super) struct Faults<'p> {
     networks: Vec<&'p Proxy>,
     disks: Vec<&'p Disk>,
@@ -46,8 +46,8 @@ impl<'p> Faults<'p> {
         }
     }
 
-    /// Begins or ends a fault whose time has come. `every` is the average time between two, in
-    /// milliseconds.
+    /// Begins or ends a fault if its time has come. `every` is the average time between two faults,
+    /// in milliseconds.
     pub(super) fn look(&mut self, every: u64, dice: &mut Dice) -> anyhow::Result<()> {
         let now = Instant::now();
         if self.current.as_ref().is_some_and(|(_, until)| *until <= now) {
@@ -83,7 +83,7 @@ impl<'p> Faults<'p> {
         self.current.is_some() || self.last.is_some_and(|last| last.elapsed() < AFTERMATH)
     }
 
-    /// Ends a fault.
+    /// Ends the current fault.
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
         match self.current.take() {
             Some((Sick::Network(network), _)) => network.mend(),
@@ -118,7 +118,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Mounts one at a directory, which must be there.
+    /// Mounts a file system at an existing directory.
     pub(super) fn mount(path: PathBuf, bytes: u64, files: u64) -> anyhow::Result<Self> {
         let options = format!("size={bytes},nr_inodes={files}");
         let mut mount = Command::new("mount");
@@ -128,7 +128,7 @@ impl Disk {
         Ok(Self { path, bytes, files })
     }
 
-    /// Leaves no room: for bytes, or for files.
+    /// Makes the file system full: of files if `of_files`, otherwise of bytes.
     fn fill(&self, of_files: bool) -> anyhow::Result<()> {
         let column = if of_files { "iused" } else { "used" };
         let mut df = Command::new("df");
@@ -136,12 +136,13 @@ impl Disk {
         let said = capture(&mut df)?;
         let used = said.lines().nth(1).context("`df` printed no number")?.trim();
         let limit = if of_files { "nr_inodes" } else { "size" };
-        // A disk that has grown in the meantime can't be made that small, and stays as it is.
+        // The kernel refuses a size below the current use. If the use has grown meanwhile, the disk
+        // stays as it is.
         let _ = self.remount(&format!("{limit}={used}"))?;
         Ok(())
     }
 
-    /// Makes it as large as it was.
+    /// Restores the original size.
     fn empty(&self) -> anyhow::Result<()> {
         let mended = self.remount(&format!("size={},nr_inodes={}", self.bytes, self.files))?;
         anyhow::ensure!(mended, "{} can't be made larger again", self.path.display());
@@ -161,7 +162,7 @@ impl Drop for Disk {
     }
 }
 
-/// Unmounts what is mounted at a directory, if anything is.
+/// Unmounts the file system at a directory, if one is mounted there.
 pub(super) fn unmount(path: &Path) {
     let mut command = Command::new("umount");
     let _ = command.arg("-l").arg(path).stderr(Stdio::null()).status();

@@ -1,5 +1,5 @@
-//! A fleet whose workers are killed at random while it drains the queue, and started again by the same
-//! command.
+//! A fleet whose workers are killed at random until the queue is almost empty. The command that
+//! started the fleet replaces killed workers.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ use crate::servers::{Servers, Which};
 
 const NAME: &str = "soak";
 const IMAGE: &str = "task-host:soak";
-/// How often missing workers are started again.
+/// How often missing workers are replaced.
 const REPLACE: Duration = Duration::from_secs(2);
 
-/// A fleet on an engine that ends with it.
+/// A fleet and its engine. The engine ends when this is dropped.
 pub(super) struct Fleet<'p> {
     place: &'p Place,
     on: On,
-    /// The variable with which the engine's programs find it.
+    /// The environment variable with which the engine's programs find the engine.
     variable: (&'static str, String),
     up: Vec<String>,
     _servers: Servers,
@@ -44,7 +44,7 @@ impl<'p> Fleet<'p> {
         let (variable, more): (_, &[&str]) = match options.on {
             On::Slurm => {
                 let variable = ("SLURM_CONF", address("TASK_HOST_TEST_SLURM")?);
-                // Slurm ends a worker in less than a minute, and another takes its place.
+                // Slurm ends each worker after less than a minute, and another worker replaces it.
                 (variable, &["--walltime", "1m", "--relay", "10", "--grace", "5s"])
             }
             _ => {
@@ -84,7 +84,7 @@ impl<'p> Fleet<'p> {
         }
     }
 
-    /// Waits as a user would, and stops what is left.
+    /// Waits as a user would, and stops the remaining workers.
     pub(super) fn end(self) -> anyhow::Result<Ledger> {
         self.up("0s")?;
         self.host(&["wait", "--for", "done", "--timeout", "10m"], &[])?;
@@ -96,7 +96,7 @@ impl<'p> Fleet<'p> {
         self.host(&["up", "--wait", wait], &self.up)
     }
 
-    /// `host fleet COMMAND soak …`, which must succeed.
+    /// Runs `host fleet COMMAND soak …`, which must succeed.
     fn host(&self, command: &[&str], args: &[String]) -> anyhow::Result<()> {
         let url = if self.on == On::Slurm { "slurm://" } else { "docker://" };
         let (name, value) = &self.variable;
@@ -109,7 +109,7 @@ impl<'p> Fleet<'p> {
         Ok(())
     }
 
-    /// Kills a worker past `host`.
+    /// Kills a worker with the engine's own program, without `host`.
     fn kill_one(&mut self, dice: &mut Dice) -> anyhow::Result<()> {
         let jobs = format!("--name=task-host.{NAME}");
         let label = format!("label=task-host.fleet={NAME}");
@@ -124,14 +124,14 @@ impl<'p> Fleet<'p> {
         let running: Vec<&str> = running.split_whitespace().collect();
         let which = dice.below(running.len() as u64) as usize;
         if let Some(worker) = running.get(which) {
-            // It may have ended meanwhile.
+            // The worker may have ended meanwhile.
             self.engine(&[kill, &[worker]].concat())?;
             self.ledger.kills += 1;
         }
         Ok(())
     }
 
-    /// What a program of the engine prints.
+    /// Runs a program of the engine, and returns its output.
     fn engine(&self, words: &[&str]) -> anyhow::Result<String> {
         let (name, value) = &self.variable;
         let mut program = Command::new(words[0]);

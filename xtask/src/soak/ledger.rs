@@ -4,18 +4,18 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-/// Numbers of tasks, unless noted.
+/// Results of a soak run. Numbers are numbers of tasks, unless noted.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) seed: u64,
     pub(super) tasks: usize,
-    /// Finished, with the whole output.
+    /// Finished, with a complete output.
     pub(super) done: usize,
     /// On the error queue.
     pub(super) rejected: usize,
     /// Still in the queue.
     pub(super) left: usize,
-    /// Neither finished, nor in a queue.
+    /// Neither finished nor in a queue.
     pub(super) lost: usize,
     /// Published by more than one execution.
     pub(super) repeated: usize,
@@ -27,11 +27,12 @@ pub(super) struct Ledger {
     pub(super) missing: usize,
     /// With an output that differs from the input.
     pub(super) wrong: usize,
-    /// With a part of their output.
+    /// With only a part of their outputs.
     pub(super) half: usize,
     /// Temporary files that remained.
     pub(super) left_behind: Vec<String>,
-    /// Without a receipt, or with outputs that differ from it. None without receipts.
+    /// Without a receipt, or with outputs that differ from their receipt. None if the run has no
+    /// receipts.
     pub(super) unproven: Option<u64>,
     /// Hosts killed with SIGKILL.
     pub(super) kills: u64,
@@ -41,12 +42,12 @@ pub(super) struct Ledger {
     pub(super) not_started: u64,
     /// Faults of the network.
     pub(super) network_faults: u64,
-    /// Times that a disk was full.
+    /// Number of times that a disk was full.
     pub(super) disk_faults: u64,
     pub(super) leases_lost: usize,
     pub(super) bad_ends: Vec<String>,
     pub(super) seconds: f64,
-    /// The most memory of any host.
+    /// The highest peak memory of a host.
     pub(super) peak_bytes: u64,
 }
 
@@ -80,7 +81,7 @@ impl Ledger {
         })
     }
 
-    /// The results that must not occur, for people.
+    /// The results that must not occur, as text for people.
     pub(super) fn problems(&self) -> Vec<String> {
         let unproven = self.unproven.unwrap_or_default();
         let counts = [

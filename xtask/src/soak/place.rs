@@ -19,30 +19,30 @@ use super::{On, Options};
 use crate::project::Project;
 
 const PYTHON: &str = include_str!("python.py");
-/// The message that a host logs when it has lost a lease.
+/// The message that a host logs when it loses a lease.
 const LOST: &str = "the lease was lost; the task is left to the host that has it now";
-/// Room on the disk of queue and bucket for each task: its message, its movement file, its input, two
+/// Bytes per task on the disk of queue and bucket: its message, its movement file, its input, two
 /// outputs and its receipt, each in a page of its own.
 const ROOM: u64 = 48 << 10;
-/// Files for each task, directories included.
+/// Files per task, including directories.
 const FILES: u64 = 10;
-/// The size of the cache's disk.
+/// The size of the cache's disk in bytes.
 const CACHE: u64 = 512 << 20;
-/// The exit code of `host receipts verify` that found tasks which are not done.
+/// The exit code of `host receipts verify` if some tasks are not done.
 const NOT_DONE: i32 = 3;
 
 pub(super) struct Place {
     dir: PathBuf,
     host: PathBuf,
     aws: Option<Aws>,
-    /// The way of hosts to the inputs, which a web server has.
+    /// The proxy through which hosts read the inputs from a web server.
     inputs: Proxy,
     has_network_faults: bool,
     disks: Vec<Disk>,
 }
 
 impl Place {
-    /// An empty place. Clears that of an earlier run.
+    /// Creates an empty directory. Removes the files of an earlier run.
     pub(super) fn new(
         dir: &Path,
         host: &Path,
@@ -79,7 +79,7 @@ impl Place {
         })
     }
 
-    /// The program `host`.
+    /// The path of the program `host`.
     pub(super) fn program(&self) -> &Path {
         &self.host
     }
@@ -109,10 +109,10 @@ impl Place {
         remove(&dir)
     }
 
-    /// Keeps what a run left, to look at. Says where it is.
+    /// Keeps the files of a failed run for inspection. Returns a text with their path.
     pub(super) fn keep(mut self) -> anyhow::Result<String> {
         if !self.disks.is_empty() {
-            // The disks are in memory and end with the run.
+            // The disks are in memory, and their files are lost when the run ends.
             let kept = self.dir.join("kept");
             fs::create_dir_all(&kept)?;
             for part in ["data", "cache"] {
@@ -125,7 +125,7 @@ impl Place {
         Ok(format!("queue, bucket and logs are in {}", self.dir.display()))
     }
 
-    /// The command `host ARGS…` in this place.
+    /// The command `host ARGS…` in this directory.
     pub(super) fn command(&self, args: &[&str], past_faults: bool) -> Command {
         let mut command = Command::new(&self.host);
         command.args(args).current_dir(&self.dir).stdin(Stdio::null());
@@ -177,11 +177,13 @@ impl Place {
     pub(super) fn fill(&self, guest: &Path, options: &Options) -> anyhow::Result<()> {
         let guest = guest.to_str().context("a path that is not text")?;
         self.host(&["component", "push", guest, "--name", "misbehave"])?;
-        // Compiles the component first: hosts that are soon killed may never finish compiling.
+        // Compiles the component first, because hosts that are killed soon may never finish
+        // compiling.
         let warm = ["submit", "--name", "misbehave", "--base-directory", "warm"];
         self.host(&[&warm[..], &["--payload", r#"{"do": "copy"}"#]].concat())?;
         self.run_until_empty()?;
-        // What all hosts together can do in the time, on average for each task.
+        // The total slot time of all hosts, divided by the number of tasks, is the average time of
+        // a task.
         let slots = (options.hosts * options.parallel) as f64;
         let seconds = options.minutes * 60.0 * slots / options.tasks as f64;
         let mut lines = std::io::BufWriter::new(fs::File::create(self.dir.join("tasks.jsonl"))?);
@@ -192,12 +194,12 @@ impl Place {
                 fs::create_dir_all(parent)?;
             }
             fs::write(path, input(id))?;
-            // From no time to twice the average.
+            // Times range from zero to twice the average.
             let share = (id * 7919 % 1000) as f64 / 500.0;
             let sleep = json!({"do": "sleep", "secs": seconds * share});
             let mark = json!({"do": "mark", "dir": format!("marks/{}", id / 1000)});
             let steps = [sleep, json!({"do": "copy"}), mark];
-            // A task for both: Python runs the class, hosts run the component.
+            // Python runs the class of this task, and hosts run its component.
             let info = json!({
                 "id": id, "name": "misbehave", "base_directory": "data", "inputs": [key],
             });
@@ -209,9 +211,9 @@ impl Place {
         self.host(&["submit", "--progress", "never", "tasks.jsonl"])
     }
 
-    /// How often the messages in the queue are counted.
+    /// How often to count the messages in the queue.
     pub(super) fn count_every(&self) -> Duration {
-        // With a service, two programs are started for each count.
+        // With SQS, each count starts two programs.
         Duration::from_millis(if self.aws.is_some() { 3000 } else { 300 })
     }
 
@@ -230,7 +232,7 @@ impl Place {
         }
     }
 
-    /// The output of a process.
+    /// The log of a process.
     pub(super) fn log(&self, name: &str) -> String {
         let log = fs::read(self.log_file(name)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
@@ -285,7 +287,7 @@ impl Place {
         Ok(())
     }
 
-    /// The number of tasks that `host receipts verify` does not find done.
+    /// The number of tasks that `host receipts verify` does not report as done.
     fn unproven(&self) -> anyhow::Result<u64> {
         let output = self.output(&["receipts", "verify", "--json", "tasks.jsonl"])?;
         let told = String::from_utf8_lossy(&output.stderr);
@@ -301,7 +303,7 @@ impl Place {
     /// Temporary files that remain.
     fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
-        // The lock of a directory for process directories stays.
+        // The lock file of the process directories stays.
         let is_lock = |name: &str| name == "tmp/.lock" || name == "work/.lock";
         for queue in ["queue", "queue-errors"] {
             let names = files(&self.dir.join("data").join(queue));
@@ -310,7 +312,7 @@ impl Place {
             };
             left.extend(names.iter().filter(in_host).map(|name| format!("{queue}/{name}")));
         }
-        // Python and hosts remove the movement file of a finished message.
+        // Python and hosts both remove the movement file of a finished message.
         let movements = files(&self.dir.join("data/queue/movement"));
         left.extend(movements.iter().map(|name| format!("queue/movement/{name}")));
         let is_temporary = |name: &&String| {
@@ -326,7 +328,7 @@ impl Place {
     }
 }
 
-/// Removes the directory of a run, also one whose disks are still mounted.
+/// Removes the directory of a run, even if its disks are still mounted.
 fn remove(dir: &Path) -> anyhow::Result<()> {
     for part in ["data", "cache"] {
         faults::unmount(&dir.join(part));
@@ -343,7 +345,7 @@ fn key(id: usize) -> String {
     format!("0_input/{}/{id}.dat", id / 1000)
 }
 
-/// A quarter of the inputs have equal contents, so that the cache takes part.
+/// The content of an input. A quarter of the inputs have equal contents, so that the cache is used.
 fn input(id: usize) -> Vec<u8> {
     let content = if id.is_multiple_of(4) { id % 100 } else { id };
     format!("{content}\n").repeat(1 + content % 500).into_bytes()

@@ -32,17 +32,17 @@ default
 {{- end -}}
 {{- end -}}
 
-{{- /* What Kubernetes does about a worker that failed. */ -}}
+{{- /* How Kubernetes handles a failed worker. */ -}}
 {{- define "task-host.failures" -}}
 rules:
-  # The node went away or was drained. This does not count.
+  # The node was lost or drained. This failure does not count.
   - action: Ignore
     onPodConditions:
       - {type: DisruptionTarget, status: "True"}
   # The worker was stopped, and released its running tasks.
   - action: Ignore
     onExitCodes: {containerName: host, operator: In, values: [4]}
-  # A setting is wrong. Starting again does not help.
+  # A setting is wrong, so starting again does not help.
   - action: FailJob
     onExitCodes: {containerName: host, operator: In, values: [2]}
 {{- end -}}
@@ -62,7 +62,7 @@ spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ .Values.stopSeconds }}
   serviceAccountName: {{ include "task-host.serviceAccount" . | quote }}
-  # Workers do not talk to Kubernetes.
+  # Workers do not use the Kubernetes API.
   automountServiceAccountToken: false
   # A service named `host` would set variables that begin with HOST_.
   enableServiceLinks: false
@@ -102,7 +102,7 @@ spec:
         - {name: HOST_CACHE_DIR, value: /cache}
         - {name: HOST_EXIT_WHEN_IDLE, value: {{ .Values.exitWhenIdle | quote }}}
         - {name: HOST_GRACE, value: {{ printf "%ds" (sub (int .Values.stopSeconds) 15) | quote }}}
-        # Read by `host health` only: no other pod reaches it.
+        # Only `host health` in the container uses this address. Other pods cannot reach it.
         - {name: HOST_LISTEN, value: "127.0.0.1:8080"}
         {{- range $name, $value := .Values.settings }}
         - {name: {{ $name | upper | replace "-" "_" | printf "HOST_%s" | quote }}, value: {{ $value | toString | quote }}}
@@ -110,7 +110,7 @@ spec:
         {{- range $name, $value := .Values.env }}
         - {name: {{ $name | quote }}, value: {{ $value | toString | quote }}}
         {{- end }}
-        # Reports name the worker by these.
+        # Reports and logs name the worker by these variables.
         - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
         - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
       {{- with .Values.secrets }}

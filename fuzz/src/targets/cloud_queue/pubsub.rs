@@ -1,4 +1,4 @@
-//! Messages of Pub/Sub: a copy knows what the message knew, and keeps the producer's attributes.
+//! Messages of Pub/Sub: a copy keeps the state of its message and the producer's attributes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use task_host::queue::pubsub::foreign;
 
 use super::is_id;
 
-/// What Pub/Sub names a message.
+/// A message id of Pub/Sub.
 const COPY: &str = "2070443601311540";
 
 pub(super) fn check(attributes: &[(&str, &str)], body: &[u8]) {
@@ -22,7 +22,7 @@ pub(super) fn check(attributes: &[(&str, &str)], body: &[u8]) {
 
     let (again, kept) = parsed.again;
     assert_eq!(again, body);
-    // The producer's own attributes stay, and the host adds few.
+    // A copy keeps the producer's own attributes, and the host adds few.
     let theirs = |attributes: &HashMap<String, String>| {
         let mut theirs: Vec<_> = attributes.clone().into_iter().collect();
         theirs.retain(|(name, _)| !name.starts_with("task-host-"));

@@ -1,13 +1,13 @@
-//! Messages of SQS: a copy knows what the message knew, and pointers lead only to bodies.
+//! Messages of SQS: a copy keeps the state of its message, and pointers lead only to bodies.
 
 use task_host::queue::sqs::foreign::{self, Parsed};
 
 use super::is_id;
 
-/// The bucket for large bodies, and its keys.
+/// The bucket for large bodies, and the prefix of its keys.
 const BODIES: &str = "s3://bodies/messages";
 const PREFIX: &str = "messages/";
-/// What SQS names a message.
+/// A message id of SQS.
 const COPY: &str = "219f8380-5770-4cc2-8c3e-5c715e145f5e";
 /// The most bytes of a message.
 const LIMIT: usize = 1 << 20;
@@ -20,7 +20,7 @@ pub(super) fn check(attributes: &[(&str, &str)], body: &str) {
     assert!(is_id(&parsed.id), "{}", parsed.id);
     match &parsed.pointer {
         None => {}
-        // Nothing else in the bucket can be read or deleted by a message.
+        // A message can't make the host read or delete another object of the bucket.
         Some(Ok(key)) => {
             let name = key.strip_prefix(PREFIX).expect("a key below the prefix");
             let is_uuid = |c: char| matches!(c, '0'..='9' | 'a'..='f' | '-');
@@ -35,7 +35,7 @@ pub(super) fn check(attributes: &[(&str, &str)], body: &str) {
     remembers(&parsed, &next);
 }
 
-/// The copy of a message knows what the message knew, and one failure more.
+/// Checks that the copy of a message has the same state, plus one failure.
 fn remembers(before: &Parsed, after: &Parsed) {
     assert_eq!(after.id, before.id);
     assert_eq!(after.pointer, before.pointer);

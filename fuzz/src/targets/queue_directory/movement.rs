@@ -1,4 +1,4 @@
-//! Movement files: counts are bounded by the lines, and a new lease has a name of its own.
+//! Movement files: counts never exceed the number of lines, and each lease has a new name.
 
 use task_host::queue::file::foreign;
 
@@ -17,7 +17,7 @@ pub(super) fn check(name: &str, text: &[u8]) {
     assert_eq!(movement.is_torn, !text.is_empty() && !text.ends_with(b"\n"));
     assert_eq!(movement.was_moved, lines > 1);
 
-    // The name is the proof of a lease.
+    // The name proves a lease, so it must not be the name of an older lease.
     let unused = foreign::parse_name(&movement.unused).expect("the name of a message");
     assert!(unused.1 == id && unused.0 >= due, "{}", movement.unused);
     let has_it = text.split(|&byte| byte == b'\n').any(|line| line == movement.unused.as_bytes());
@@ -26,7 +26,7 @@ pub(super) fn check(name: &str, text: &[u8]) {
     if movement.is_torn {
         return;
     }
-    // A lease with one execution, which is taken back.
+    // A new lease, one execution under it, and its end.
     let with = |lines: &str| [text, lines.as_bytes()].concat();
     let leased = format!("{}\n", movement.unused);
     let since = text.len();

@@ -1,8 +1,8 @@
 //! S3: credentials, region and endpoint as in the AWS tools.
 //!
 //! The AWS SDK's chain finds credentials in variables, profiles with roles and SSO, web identity,
-//! containers and instance metadata. After it comes the key that CloudVolume users have in their
-//! home directory.
+//! containers and instance metadata. If the chain finds none, the key that CloudVolume users have
+//! in their home directory is used.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ use crate::environment::{AwsSecret, Environment};
 
 /// Credentials are renewed when they are valid for less than this.
 const RENEWED: Duration = Duration::from_secs(300);
-/// How long to use credentials without an expiry.
+/// How long credentials without an expiry are cached.
 const UNSAID: Duration = Duration::from_secs(900);
-/// The timeout of the search for a bucket's region.
+/// The timeout of the request for a bucket's region.
 const REGION: Duration = Duration::from_secs(10);
 
-/// What is needed to make clients of one bucket.
+/// The settings for the clients of one bucket.
 pub(super) struct S3 {
     bucket: String,
     region: String,
@@ -60,7 +60,7 @@ impl S3 {
             environment.first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]).map(str::to_owned);
         let mut region = region.map(str::to_owned);
 
-        // The profile may have what is still missing.
+        // The profile may have the settings that are still missing.
         let is_known = key.is_some() || access.anonymous;
         let mut chain = None;
         if !is_known || (region.is_none() && endpoint.is_none()) {
@@ -73,12 +73,12 @@ impl S3 {
             }
             let config = loader.load().await;
             endpoint = endpoint.or_else(|| config.endpoint_url().map(str::to_owned));
-            // The SDK takes `AWS_REGION=` for a region without a name.
+            // The SDK reads `AWS_REGION=` as a region with an empty name.
             let found = config.region().map(ToString::to_string).filter(|name| !name.is_empty());
             region = region.or(found);
             chain = config.credentials_provider();
         }
-        // Read only where it may be needed, so that a broken file stops nobody else.
+        // The file is read only if it may be needed, so that a broken file is an error only then.
         let needs_secret = !is_known || (region.is_none() && endpoint.is_none());
         let secret = if needs_secret { environment.cloudvolume_aws() } else { Ok(None) };
         let credentials: Option<AwsCredentialProvider> = match (access.anonymous, key, chain) {
@@ -93,7 +93,7 @@ impl S3 {
         let region = match (region, &endpoint, &secret) {
             (Some(region), ..) => region,
             (None, _, Ok(Some(AwsSecret { region: Some(region), .. }))) => region.clone(),
-            // Services with an endpoint of their own seldom use the region.
+            // S3-compatible services seldom use the region.
             (None, Some(_), _) => "us-east-1".to_owned(),
             (None, None, secret) => {
                 let found = region_of(bucket, patience).await;
@@ -136,7 +136,8 @@ impl S3 {
                 builder = builder.with_config(key, value);
             }
         }
-        // The SDKs' own variables switch off what S3-compatible services lack.
+        // These variables, which the AWS SDKs also read, switch off features that some
+        // S3-compatible services lack.
         let wants = |name: &str| {
             !self.environment.get(name).is_some_and(|v| v.eq_ignore_ascii_case("when_required"))
         };
@@ -164,7 +165,7 @@ impl S3 {
         }
         builder
             .with_bucket_name(&self.bucket)
-            // Not all services with S3's protocol have the request that deletes many objects.
+            // Some S3-compatible services lack the request that deletes many objects.
             .with_disable_bulk_delete(true)
             .with_region(&self.region)
             .with_client_options(options)
@@ -175,7 +176,7 @@ impl S3 {
     }
 }
 
-/// True for settings that are decided above, not by the store's own reading of variables.
+/// True for settings that this module sets, and the store must not read from variables.
 fn is_ours(key: &AmazonS3ConfigKey) -> bool {
     use AmazonS3ConfigKey as K;
     matches!(
@@ -207,7 +208,7 @@ fn static_key(environment: &Environment) -> Option<AwsCredential> {
     })
 }
 
-/// Asks S3 for a bucket's region, which takes no credentials.
+/// Asks S3 for a bucket's region. This needs no credentials.
 async fn region_of(bucket: &str, patience: Patience) -> Result<String, String> {
     let options = patience.client();
     let asked = resolve_bucket_region(bucket, &options);
@@ -227,7 +228,7 @@ async fn region_of(bucket: &str, patience: Patience) -> Result<String, String> {
 /// Credentials of the SDK's chain, or the key in the home directory, cached while they are valid.
 struct Chain {
     chain: Option<SharedCredentialsProvider>,
-    /// The key in the home directory, or what is wrong with its file.
+    /// The key in the home directory, or the problem with its file.
     fallback: Result<Option<AwsSecret>, String>,
     /// A message that the requested profile does not exist.
     profile: Option<String>,
@@ -245,7 +246,7 @@ impl CredentialProvider for Chain {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        // Held during the request, so that one caller asks for all.
+        // The lock is held during the request, so that concurrent callers share one request.
         let mut kept = self.kept.lock().await;
         let now = SystemTime::now();
         if let Some((credential, until)) = &*kept
@@ -299,7 +300,7 @@ fn because(problem: String, causes: &[Option<String>]) -> String {
     causes.iter().flatten().fold(problem, |problem, cause| format!("{problem}; {cause}"))
 }
 
-/// The first line: the SDK adds a line for each of its sources.
+/// The first line of an SDK error. The other lines describe each source of credentials.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()

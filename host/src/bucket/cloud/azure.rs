@@ -1,5 +1,5 @@
-//! Azure Blob Storage: account and credentials from the variables of `object_store`, of the
-//! Azure CLI, or from a connection string.
+//! Azure Blob Storage: account and credentials from the variables of `object_store` or of the Azure
+//! CLI, or from a connection string.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -52,7 +52,7 @@ fn store(
             builder = builder.with_config(key, value);
         }
     }
-    // The variable of Google's own libraries. An emulator takes no credentials.
+    // The variable of Google's own libraries. An emulator needs no credentials.
     let emulator = environment.get("STORAGE_EMULATOR_HOST").map(|host| match host {
         host if host.contains("://") => host.trim_end_matches('/').to_owned(),
         host => format!("http://{}", host.trim_end_matches('/')),
@@ -62,7 +62,7 @@ fn store(
     }
     let is_nobody = access.anonymous || emulator.is_some();
     let key = match key(bucket, environment) {
-        // A broken key matters only where one is needed.
+        // A broken key is an error only if a key is needed.
         Err(_) if is_nobody => None,
         key => key?,
     };
@@ -105,7 +105,7 @@ struct Account {
     gcs_base_url: Option<String>,
 }
 
-/// The key of a service account, unless a login or the machine's own account is to be used.
+/// The key of a service account. `None` if a user's login or the machine's own account is used.
 fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     let parse = |named: &str, text: String| match serde_json::from_str(&text) {
         Ok(account) => Ok(Key { text, account }),
@@ -124,7 +124,7 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
     {
         let Some(path) = environment.get(name) else { continue };
         let key = read(Path::new(path)).map_err(|error| format!("{name}: {error}"))?;
-        // A file without a key is a login, which the store reads itself.
+        // A file without a key is a user's login, which `object_store` reads itself.
         let is_key = name != "GOOGLE_APPLICATION_CREDENTIALS" || key.account.private_key.is_some();
         return Ok(is_key.then_some(key));
     }
@@ -133,7 +133,7 @@ fn key(bucket: &str, environment: &Environment) -> Result<Option<Key>, String> {
         return Ok(None);
     }
     if let Some(login) = login.filter(|path| path.is_file()) {
-        // The store reads the file itself, but does not name a broken one.
+        // `object_store` reads the file itself, but its error does not name a broken file.
         return read(&login).map(|_| None);
     }
     let secret = environment

@@ -1,4 +1,4 @@
-//! System errors of a directory bucket, with the directory and the cure.
+//! System errors of a directory bucket, with the directory and how to fix them.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::confinement::refusal;
 
-/// A system error with its cure.
+/// A system error and how to fix it.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct DirError {
@@ -22,7 +22,7 @@ impl DirError {
         Self::at_file(dir, dir, cause)
     }
 
-    /// A failure of the file `path`, whose cure is about the directory `dir`.
+    /// A failure of the file `path`. The advice is about the directory `dir`.
     pub(super) fn at_file(path: &Path, dir: &Path, cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();
         let errno = Errno::from_io_error(&cause);
@@ -34,13 +34,13 @@ impl DirError {
         }
     }
 
-    /// A failure that `text` describes better than the system does.
+    /// A failure that `text` describes better than the system's message.
     pub(super) fn because(text: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         Self { text: text.into(), cause: cause.into() }
     }
 }
 
-/// The cure for an error in `dir`, where it is known.
+/// How to fix an error in `dir`, if that is known.
 fn cure(errno: Errno, dir: &Path) -> Option<String> {
     let dir = dir.display();
     Some(match errno {

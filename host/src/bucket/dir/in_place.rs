@@ -1,4 +1,4 @@
-//! Objects that are read where they are, and checked to be unchanged afterwards.
+//! Objects that are read in place, and checked afterwards to be unchanged.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +18,10 @@ use crate::key::BucketKey;
 use crate::shortage;
 use crate::system;
 
-/// One version of an object, to be read where it is.
+/// One version of an object, for reading in place.
 ///
-/// [`InPlace::check`] notices a change to the file. Replacing the file by a rename is no change: the
-/// version that was opened stays what it was.
+/// [`InPlace::check`] detects a change to the file. Replacing the file by a rename is not a change,
+/// because the opened file stays as it was.
 #[derive(Debug)]
 pub struct InPlace {
     bucket: DirBucket,
@@ -33,7 +33,7 @@ pub struct InPlace {
     failure: Mutex<Option<InPlaceError>>,
 }
 
-/// Why what was read of an object is not one version of it.
+/// Why the bytes that were read are not one version of the object.
 #[derive(Debug, thiserror::Error)]
 pub enum InPlaceError {
     /// The file was changed meanwhile.
@@ -44,15 +44,15 @@ pub enum InPlaceError {
     Failed(#[from] BucketError),
 }
 
-/// True when an open file that looked like `before` has the same bytes now. Removing it, replacing
-/// it or linking to it only changes the number of its links and the time of that change.
+/// True when an open file with the earlier status `before` still has the same bytes. Removing,
+/// replacing or linking the file changes only its link count and its change time.
 fn is_same(before: &Stat, now: &Stat) -> bool {
     has_same_content(before, now)
         && (is_same_change(before, now) || before.st_nlink != now.st_nlink)
 }
 
-/// True when a file that is opened again is the one that looked like `before`. Its inode is not
-/// compared: some file systems give a file another one each time it is opened.
+/// True when a reopened file is the one with the earlier status `before`. The inode is not
+/// compared, because some file systems give a file a new one each time it is opened.
 fn is_same_file(before: &Stat, now: &Stat) -> bool {
     has_same_content(before, now) && is_same_change(before, now)
 }
@@ -68,7 +68,7 @@ fn is_same_change(one: &Stat, other: &Stat) -> bool {
 }
 
 impl DirBucket {
-    /// Opens an object to be read where it is.
+    /// Opens an object for reading in place.
     ///
     /// # Errors
     /// As [`Bucket::open`](crate::bucket::Bucket::open).
@@ -85,8 +85,8 @@ impl DirBucket {
         })
     }
 
-    /// Reads an object that is small enough for memory: one version, which is returned, and never a
-    /// mix of two. `found` is read first, and the object is opened again if it changed meanwhile.
+    /// Reads a whole object into memory. Returns its bytes and version, never a mix of two
+    /// versions. Reads `found` first, and opens the object again if it changed meanwhile.
     ///
     /// # Errors
     /// As [`Bucket::open`](crate::bucket::Bucket::open); also when it changes during each read.
@@ -117,11 +117,11 @@ impl InPlace {
         self.held.is_some() && self.size() > SMALL
     }
 
-    /// Makes the kernel read a large object that is open into memory that it can free at any time.
-    /// May block.
+    /// Makes the kernel read a large open object into memory, which the kernel can free at any
+    /// time. May block.
     pub fn read_ahead(&self) {
         if let Some(file) = self.held.as_ref().filter(|_| self.is_worth_reading_ahead()) {
-            // Without it the first reads wait for the disk.
+            // Without this, the first reads wait for the disk.
             system::read_ahead(file);
         }
     }
@@ -159,14 +159,14 @@ impl InPlace {
         Err(number.into())
     }
 
-    /// Remembers that reading the file failed.
+    /// Records that reading the file failed.
     pub fn failed(&self, error: &io::Error) {
         let number = Errno::from_io_error(error).unwrap_or(Errno::IO);
         let error = self.bucket.unavailable("reading", &self.key, number);
         self.failure.lock().get_or_insert(error.into());
     }
 
-    /// Called before a file that was opened again is closed.
+    /// Checks a reopened file, before it is closed.
     pub fn closes(&self, file: &File) {
         if self.held.is_none()
             && let Err(error) = self.check_file(file)
@@ -175,7 +175,7 @@ impl InPlace {
         }
     }
 
-    /// Checks that what was read of the object was one version of it.
+    /// Checks that all bytes that were read are of one version of the object.
     ///
     /// # Errors
     /// When the file was changed since it was opened, or could not be read.

@@ -1,4 +1,4 @@
-//! From a content to an object: a file that is renamed into place.
+//! Puts content into the directory, as a file that is renamed into place.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,9 +24,9 @@ use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
 use crate::system::{Identity, is_unsupported, place};
 
-/// Numbers for the names of files: no two of a process have one in common.
+/// Numbers for file names, each used once by this process.
 static NAMES: AtomicU64 = AtomicU64::new(0);
-/// How often directories are made for an object while somebody removes empty ones.
+/// How often to create the directories of an object while another program removes empty ones.
 const MAKES: usize = 5;
 
 impl DirBucket {
@@ -68,13 +68,13 @@ impl DirBucket {
         BucketError::unavailable(self, "writing", key, DirError::because(text, error))
     }
 
-    /// The tag of an object that was put: renaming a file changes it.
+    /// The tag of an object that was put, read after the rename, because renaming changes the tag.
     fn tag(&self, key: &BucketKey, file: &File) -> Result<PutTag, BucketError> {
         let stat = fstat(file).map_err(|error| self.unavailable("writing", key, error))?;
         Ok(version(&stat).tag)
     }
 
-    /// Puts an object if there is none, or if the one there is `replaced`.
+    /// Puts an object if the key has none or, with `replaced`, if its object has that revision.
     pub(super) fn put_bytes_if(
         &self,
         key: &BucketKey,
@@ -126,8 +126,8 @@ impl DirBucket {
         }
     }
 
-    /// Puts an object of the host's own, on the file system of the bucket, and leaves syncing to the
-    /// system.
+    /// Puts an object that belongs to the host, on the file system of the bucket. Leaves syncing to
+    /// the operating system.
     pub(super) fn put_bytes_own(&self, key: &BucketKey, bytes: &[u8]) -> Result<(), BucketError> {
         let failed = |error: io::Error| self.unavailable("writing", key, error);
         let tmp = self.in_root("writing", key, |root| Ok(root.tmp()))?.map_err(failed)?;
@@ -141,8 +141,8 @@ impl DirBucket {
         Ok(())
     }
 
-    /// Creates a file beside the objects and renames it. None when that takes more than those two
-    /// calls: the directory for such files is not there, or the key is on another file system.
+    /// Creates a file in the directory for copies and renames it. `None` if that is not possible,
+    /// because that directory does not exist or the key is on another file system.
     fn put_small(&self, key: &BucketKey, bytes: &[u8]) -> Result<Option<PutTag>, BucketError> {
         let put = self.in_root("writing", key, |root| {
             let Some(tmp) = root.last_tmp() else { return Ok(None) };
@@ -165,7 +165,7 @@ impl DirBucket {
         }
     }
 
-    /// Copies a content to where it can be renamed from.
+    /// Copies content to a place from which it can be renamed to its key.
     fn copy_in(&self, copying: &Copying, elsewhere: bool) -> Result<Copied, BucketError> {
         let (key, size) = (&copying.key, copying.size);
         let failed = |error: io::Error| self.copy_failed(key, size, error);
@@ -173,7 +173,8 @@ impl DirBucket {
             self.in_root("writing", key, |root| Ok((root.clone(), open_parent(root, key)?)))?;
         let id = Identity::of_open(&parent).map_err(|error| failed(error.into()))?;
         let tmp = if elsewhere || !id.shares_mount_with(root.id) {
-            // The key is on another file system, by a link in the bucket: copy there.
+            // The key is on another file system, through a link in the bucket. The copy must be on
+            // that file system.
             let path = self.0.path.join(key.parent().unwrap_or_default());
             root::claim(&parent, &path).map(Arc::new)
         } else {
@@ -205,7 +206,7 @@ impl DirBucket {
         self.unavailable("writing", key, error)
     }
 
-    /// Copies a content, and renames the copy.
+    /// Copies content, and renames the copy into place.
     pub(super) async fn put_copy(&self, mut copying: Copying) -> Result<PutTag, BucketError> {
         let key = copying.key.clone();
         let mut elsewhere = false;
@@ -222,8 +223,8 @@ impl DirBucket {
                 })
                 .await?
             };
-            // Not on the thread that copies: a put that was given up during the copy must not
-            // become visible later.
+            // The rename does not run on the thread that copies: a put that was abandoned during
+            // the copy must not become visible later.
             let Copied { made, device } = copied;
             let put = self.in_root("writing", &key, |root| {
                 match rename_in(root, made.tmp.dir(), &made.name, &key, Over::Anything) {
@@ -243,16 +244,16 @@ impl DirBucket {
     }
 }
 
-/// A content on its way into the bucket.
+/// Content that is being copied into the bucket.
 pub(super) struct Copying {
     pub(super) key: BucketKey,
     pub(super) source: Opened,
     pub(super) size: u64,
 }
 
-/// A copy of it that can be renamed.
+/// A copy of the content, which can be renamed into place.
 struct Copied {
-    /// The file system that it is in.
+    /// The device of its file system.
     device: u64,
     made: Made,
 }
@@ -266,13 +267,13 @@ struct Made {
 }
 
 impl Made {
-    /// None when the directory is gone.
+    /// `None` when the directory is gone.
     fn create(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
         fault::shortage(Step::CreateOutput)?;
         Self::named(tmp)
     }
 
-    /// The same for other files than outputs.
+    /// As `create`, for files that are not outputs.
     fn named(tmp: &Arc<ProcessDir>) -> Result<Option<Self>, Errno> {
         let name = format!("put-{}", NAMES.fetch_add(1, Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -298,21 +299,21 @@ impl Drop for Made {
     }
 }
 
-/// Copies from the start of `from`, whatever its position is.
+/// Copies from the start of `from`, whatever its offset is.
 fn copy_all(from: &Arc<File>, to: &File, size: u64) -> io::Result<u64> {
     let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
     io::Seek::rewind(&mut from)?;
     copy(&mut from, &mut to, size)
 }
 
-/// What a file may replace that is renamed.
+/// What a rename may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
     Anything,
     Nothing,
 }
 
-/// What came of a conditional put.
+/// The result of a conditional put.
 enum Put {
     Done(Arc<Root>),
     /// The condition is not met.
@@ -329,10 +330,11 @@ fn rename_new(
     key: &BucketKey,
 ) -> Result<(), Errno> {
     match renameat_with(from, name, root, key.as_str(), RenameFlags::NOREPLACE) {
-        // Not every file system has this call. A link does not replace a file either.
+        // Not every file system supports `RENAME_NOREPLACE`. A hard link does not replace a file
+        // either.
         Err(error) if is_unsupported(error) => {
             linkat(from, name, root, key.as_str(), AtFlags::empty())?;
-            // A name that stays goes with the directory of the process.
+            // If the old name remains, it is removed with the directory of the process.
             let _ = unlinkat(from, name, AtFlags::empty());
             Ok(())
         }
@@ -357,7 +359,7 @@ fn rename_in(
     with_dirs(root, key, rename)
 }
 
-/// Renames to `key`, with the directories on the way made only when they are missing.
+/// Renames to `key`. Creates the directories above it only if they are missing.
 fn with_dirs(
     root: &Root,
     key: &BucketKey,

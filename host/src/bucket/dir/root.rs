@@ -1,8 +1,9 @@
 //! The open directory of a bucket, and how its replacement is noticed.
 //!
-//! The directory is open while the bucket is in use. Meanwhile its path may lead to another one:
-//! the directory was restored from a copy, or its file system was mounted again. Objects put into
-//! the old directory would be lost, so each operation checks the path first.
+//! The directory stays open while the bucket is in use. Meanwhile its path may come to lead to
+//! another directory, because the directory was restored from a copy or its file system was mounted
+//! again. Objects put into the old directory would be lost, so each operation checks the path
+//! first.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,8 +23,8 @@ use crate::key::BucketKey;
 use crate::process_dir::ProcessDir;
 use crate::system::Identity;
 
-/// For this long after a directory was replaced, a missing object may be on its way: somebody
-/// restores the directory from a copy.
+/// How long after the replacement of a directory a missing object may still arrive, because the
+/// directory is being restored from a copy.
 const RESTORING: Duration = Duration::from_secs(60);
 /// The longest name that every file system in use accepts (ecryptfs has the lowest limit).
 const SAFE_NAME_BYTES: usize = 143;
@@ -31,15 +32,15 @@ const SAFE_NAME_BYTES: usize = 143;
 /// An open directory.
 #[derive(Debug)]
 pub(super) struct Root {
-    /// Made for the first copy. The last process to use it removes it. Dropped before the directory
-    /// is closed.
+    /// The directory for copies, created for the first copy. The last process that uses it removes
+    /// it. This field is dropped before `dir` is closed.
     tmp: Mutex<Option<Arc<ProcessDir>>>,
     path: PathBuf,
     dir: OwnedFd,
     pub(super) id: Identity,
-    /// There were objects in it.
+    /// The directory has had objects.
     had_objects: AtomicBool,
-    /// When it replaced another directory.
+    /// When this directory replaced another.
     replaced: Option<Instant>,
 }
 
@@ -54,11 +55,11 @@ impl Root {
         Ok(Self { tmp: Mutex::default(), path, dir, id, had_objects, replaced: None })
     }
 
-    /// The directory at the path now: this one, or another, which is opened.
+    /// The directory that is at the path now: this one, or another, which is then opened.
     ///
     /// # Errors
-    /// When there is no directory. Also when it is empty and this one was not: it may be the mount
-    /// point of an unmounted file system.
+    /// When there is no directory at the path. Also when that directory is empty and this one was
+    /// not: it may be the mount point of an unmounted file system.
     pub(super) fn now(self: &Arc<Self>) -> Result<Arc<Self>, DirError> {
         match Identity::of(&self.path) {
             Ok(id) if id == self.id => return Ok(self.clone()),
@@ -92,12 +93,12 @@ impl Root {
         }
     }
 
-    /// True while a missing object may still be on its way from a copy.
+    /// True while a missing object may still be restored from a copy.
     pub(super) fn is_being_restored(&self) -> bool {
         self.replaced.is_some_and(|at| at.elapsed() < RESTORING)
     }
 
-    /// Notes that there are objects.
+    /// Records that the directory has objects.
     pub(super) fn has_object(&self) {
         self.had_objects.store(true, Relaxed);
     }
@@ -114,7 +115,7 @@ impl Root {
         Ok(tmp.insert(made).clone())
     }
 
-    /// The same directory as before, if it was made. It may be gone.
+    /// The directory that `tmp` last returned, if any. It may have been removed since.
     pub(super) fn last_tmp(&self) -> Option<Arc<ProcessDir>> {
         self.tmp.lock().clone()
     }
@@ -131,7 +132,8 @@ impl Root {
         above.find(dangles).map(str::to_owned)
     }
 
-    /// The innermost directory above `key` that exists: its path below the root, and itself.
+    /// The innermost directory above `key` that exists: its path below the root, and the open
+    /// directory.
     pub(super) fn deepest_above(&self, key: &BucketKey) -> Result<(String, OwnedFd), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut path = key.parent();
@@ -162,7 +164,7 @@ impl AsFd for Root {
 }
 
 /// Makes a directory for copies in `dir`, which is at `path`. Uses the open directory, so that a
-/// directory that is gone does not come back.
+/// removed directory is not created again.
 pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<ProcessDir> {
     match mkdirat(dir, TMP, Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -171,7 +173,7 @@ pub(super) fn claim(dir: impl AsFd, path: &Path) -> io::Result<ProcessDir> {
     ProcessDir::claim_and_tidy(&path.join(TMP))
 }
 
-/// True when a directory holds anything but the host's and the file system's own.
+/// True when a directory has entries other than those of the host and of the file system.
 fn has_objects(dir: &OwnedFd) -> Result<bool, Errno> {
     let mut found = false;
     let listed = for_each(dir.as_fd(), |name, _| {

@@ -1,8 +1,8 @@
 //! Syncs puts to the disk for many callers at once.
 //!
-//! One `syncfs` writes everything that its file system has not written yet, so callers that wait
-//! for one share it. A caller that arrives during a sync shares the next, which covers all puts
-//! before its start.
+//! One `syncfs` writes all unwritten data of its file system, so waiting callers share one call. A
+//! caller that arrives during a sync waits for the next one, which covers all puts before its
+//! start.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +19,7 @@ use super::root::Root;
 use crate::blocking::blocking;
 use crate::system::sync_file_system;
 
-/// Work in rounds, each shared by all callers that wait.
+/// Runs work in rounds. All waiting callers share a round.
 #[derive(Debug, Default)]
 struct Rounds {
     begun: AtomicU64,
@@ -41,7 +41,7 @@ impl Rounds {
         work: impl FnOnce() -> Result<(), Errno> + Send + 'static,
     ) -> Result<(), Errno> {
         let begun = self.begun.load(SeqCst);
-        // Granted in the order of the calls.
+        // The lock is granted in the order of the calls.
         let mut last = self.last.lock().await;
         if last.ended <= begun {
             let round = self.begun.fetch_add(1, SeqCst) + 1;
@@ -52,7 +52,7 @@ impl Rounds {
             }
         }
         match last.failed {
-            // The system reports an unwritten page only once. The page may be this caller's even if
+            // The kernel reports an unwritten page only once. It may be this caller's page even if
             // the round before reported it.
             Some((round, error)) if round >= begun => Err(error),
             _ => Ok(()),
@@ -94,7 +94,7 @@ impl AsFd for Holder {
 }
 
 impl Unsynced {
-    /// Notes a put into the file system `device`, on which `dir` opens a directory.
+    /// Records a put into the file system `device`. `dir` opens a directory on it.
     pub(super) fn add(
         &self,
         device: u64,
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Polls a future once, so that it has said that it waits.
+    /// Polls a future once, so that it starts to wait.
     async fn begin<F: Future + Unpin>(future: &mut F) {
         assert!(futures_util::poll!(future).is_pending());
     }
@@ -225,7 +225,7 @@ mod tests {
             Err(Errno::IO)
         }));
         begin(&mut failing).await;
-        // Put while the round ran that failed.
+        // These callers put something while the failing round ran.
         let mut meanwhile: Vec<_> = (0..3).map(|_| Box::pin(rounds.join(|| Ok(())))).collect();
         for waiting in &mut meanwhile {
             begin(waiting).await;

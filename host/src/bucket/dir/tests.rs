@@ -1,4 +1,4 @@
-//! Promises of a directory bucket beyond those of every bucket.
+//! Guarantees of a directory bucket beyond those of every bucket.
 
 mod outages;
 
@@ -160,7 +160,7 @@ async fn a_reader_never_gets_half_of_one_version_and_half_of_another() {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     return;
                 }
-                // Another name, renamed: what the documentation asks for.
+                // Written under another name and renamed, as the documentation asks.
                 std::fs::write(path.with_extension("new"), vec![n; 100_000]).unwrap();
                 std::fs::rename(path.with_extension("new"), &path).unwrap();
             }
@@ -190,7 +190,7 @@ async fn links_in_the_bucket_are_its_owners_and_are_followed() {
     assert_eq!(get(&f.bucket, "data/a").await.unwrap(), b"linked");
     let data = Prefix::new("data").unwrap();
     assert_eq!(list(&f.bucket, &data).await, [("data/a".to_owned(), 6)]);
-    // A link to above the bucket comes back to it once, and then is seen to be a circle.
+    // A link to a directory above the bucket is followed once, and then recognised as a loop.
     let all = list(&f.bucket, &Prefix::root()).await;
     assert!(all.contains(&("data/a".to_owned(), 6)), "{all:?}");
 }
@@ -241,7 +241,7 @@ async fn a_copy_from_another_file_system_is_whole_and_leaves_nothing_behind() {
     assert!(!path.join(TMP).exists());
 }
 
-/// `/dev/shm` is a file system of its own wherever there is one.
+/// `/dev/shm`, where it exists, is a separate file system.
 #[tokio::test]
 async fn a_file_of_another_file_system_is_put_too() {
     let f = fixture();

@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
         let stat = level.entries.fd().and_then(|fd| statat(fd, name, AtFlags::empty()));
         Some(match stat {
             Ok(stat) => self.look(key, &stat),
-            // Removed since it was listed, or a link to nothing.
+            // The entry was removed since it was listed, or is a dangling link.
             Err(Errno::NOENT | Errno::LOOP) => Ok(WalkEntry::Nothing),
             Err(error) => Err(error),
         })
@@ -145,7 +145,7 @@ impl Iterator for Walk<'_> {
                     self.levels.push(level);
                     self.path = format!("{key}/");
                 }
-                // A directory that can't be read ends by itself after its error.
+                // After its error, a directory that can't be read has no more entries.
                 Some(Err(error)) => return Some(Err(self.unavailable(self.error(error)))),
                 None => {
                     self.levels.pop();

@@ -23,20 +23,22 @@ use crate::blocking::{SMALL, blocking};
 use crate::fault::{self, Step};
 use crate::key::BucketKey;
 
-/// Objects above this many bytes are fetched in parts.
+/// The largest object in bytes that is fetched in one request.
 const ONE_GET: u64 = 32 * 1024 * 1024;
 /// The size of a part.
 const PART: u64 = 8 * 1024 * 1024;
-/// Parts of one object that are under way at once.
+/// How many parts of one object are fetched at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a body is resumed without progress. With the waits between, a network may fail for 6 s.
+/// How often a body is resumed without progress. Including the waits, this bridges a network
+/// failure of 6 s.
 const RESUMES: u32 = 6;
-/// How often a download starts anew because the object changed, or because the server sends no part
-/// of an object.
+/// How often a download restarts because the object changed, or because the server does not support
+/// range requests.
 const RESTARTS: u32 = 6;
-/// Bytes to write at once.
+/// The number of bytes that are written at once.
 const WRITE: usize = 1024 * 1024;
-/// The most compressed bytes to decode on the caller's thread. They become at most 16 MiB.
+/// The largest number of compressed bytes to decode on the caller's thread. They decode to at most
+/// 16 MiB.
 const DECODED_HERE: usize = 16 * 1024;
 
 type Body = BoxStream<'static, object_store::Result<Bytes>>;
@@ -63,7 +65,7 @@ impl fmt::Debug for RemoteObject {
 enum Stopped {
     /// The object was replaced, or may have been.
     Changed,
-    /// The store can't send a part of the object.
+    /// The server does not support range requests for the object.
     NoRanges,
     Failed(BucketError),
 }
@@ -103,7 +105,7 @@ pub(super) async fn open(
         Err(error) => return Err(bucket.failed("reading", key, error)),
     };
     let object = RemoteObject::new(bucket.clone(), key.clone(), got);
-    // Not every server supports conditions.
+    // Not every server supports conditional requests.
     if known == Some(&object.version) {
         return Ok(Opened::Unchanged);
     }
@@ -210,8 +212,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Checks the bytes against the store's checksums and returns how many are in the file. `size`
-    /// bytes arrived.
+    /// Checks the bytes against the store's checksums and returns the length of the file. `size` is
+    /// the number of bytes that arrived.
     async fn check(
         &self,
         facts: ResponseFacts,
@@ -267,7 +269,7 @@ impl Transfer<'_> {
             }
             let range = start..self.version.size.min(start + PART);
             start = range.end;
-            // The open answer starts with the first part.
+            // The body of the open response starts with the first part.
             under_way.push(self.take(range, body.take()));
         }
         while let Some(done) = under_way.next().await {
@@ -276,7 +278,8 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Writes a range to its place, from `body` if it starts there.
+    /// Fetches a range and writes it to its place in the file. `body`, if given, begins at the
+    /// start of the range.
     async fn take(&self, range: Range<u64>, mut body: Option<Body>) -> Result<(), Stopped> {
         let mut at = range.start;
         let mut failures = 0;
@@ -298,7 +301,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Requests the rest of a range. The store's client has done its retries.
+    /// Requests the rest of a range. The store's client retries the request itself.
     async fn range(&self, range: Range<u64>) -> Result<Body, Stopped> {
         let mut options = GetOptions {
             range: (range.start > 0 || range.end < self.version.size)
@@ -325,8 +328,8 @@ impl Transfer<'_> {
         version(&got.meta, &facts(got), self.bucket.stored_encoding())
     }
 
-    /// Writes a body from `at` to `end`, or to the body's own end, and advances `at`. The inner
-    /// error is that the body broke off.
+    /// Writes a body to the file, from `at` to `end` or to the end of the body, and advances `at`.
+    /// The inner error means that the body broke off.
     async fn pump(
         &self,
         mut body: Body,

@@ -17,16 +17,16 @@ use super::{BucketError, ObjectBucket, PutTag};
 use crate::blocking::blocking;
 use crate::key::BucketKey;
 
-/// The size of a part in bytes. Larger for a file that would have too many parts.
+/// The smallest size of a part in bytes. Parts are larger in a file that would have too many.
 pub(super) const PART: u64 = 8 * 1024 * 1024;
-/// The most parts that S3 takes.
+/// The maximum number of parts in an S3 upload.
 const MAX_PARTS: u64 = 10_000;
-/// Parts of one file that are under way at once.
+/// How many parts of one file are uploaded at once.
 const PARTS_AT_ONCE: usize = 4;
 
 impl ObjectBucket {
-    /// Starts an upload. Continues when the caller is dropped, so that the upload in the store is
-    /// aborted.
+    /// Starts an upload. If the caller is dropped, the request still completes, so that the upload
+    /// can be aborted in the store.
     async fn begin(
         &self,
         store: &Arc<dyn ObjectStore>,
@@ -38,7 +38,7 @@ impl ObjectBucket {
         self.0.aborts.spawn(async move {
             let started = store.put_multipart_opts(&path, attributes.into()).await;
             let upload = started.map(|started| Upload { started: Some(started), aborts });
-            // Aborted by its drop if the caller is gone.
+            // If the caller was dropped, dropping the upload aborts it.
             let _ = begun.send(upload);
         });
         upload.await.map_err(|error| BucketError::unavailable(self, "writing", "", error))
@@ -54,7 +54,7 @@ impl ObjectBucket {
         let path = self.path(key)?;
         let failed = |error| self.failed("writing", key, error);
         let unavailable = |error| BucketError::unavailable(self, "writing", key, error);
-        // Incompressible bytes grow a little.
+        // Leaves room for more parts, because gzip makes incompressible bytes slightly larger.
         let part = PART.max(size.div_ceil(MAX_PARTS - 100));
         let gzip = (!attributes.is_empty()).then(|| Gzip::new(part as usize));
         let mut upload = self.begin(self.writes()?, path, attributes).await?.map_err(failed)?;
@@ -87,7 +87,7 @@ impl ObjectBucket {
         let mut upload = begun.map_err(failed)?;
         let put = upload.get()?.put_part(Bytes::from_static(TRIED).into()).await;
         match upload.abort().await {
-            // Permission to put objects need not include aborting uploads.
+            // Permission to put objects does not always include permission to abort uploads.
             Err(error) if put.is_ok() && FailureKind::of(&error) == FailureKind::Denied => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
                     let text = service_error::describe(
@@ -141,7 +141,7 @@ pub(super) fn no_generation() -> UpdateVersion {
     UpdateVersion { e_tag: None, version: Some("1".to_owned()) }
 }
 
-/// A content as the parts of an upload.
+/// Splits content into the parts of an upload.
 struct Source {
     content: content::Opened,
     at: u64,
@@ -173,8 +173,8 @@ impl Source {
     }
 }
 
-/// A multipart upload. Dropping it before it is complete aborts it, because stores keep the parts
-/// otherwise and charge for them.
+/// A multipart upload. Dropping an incomplete upload aborts it, because stores otherwise keep its
+/// parts and charge for them.
 struct Upload {
     started: Option<Box<dyn MultipartUpload>>,
     aborts: TaskTracker,
@@ -185,7 +185,7 @@ impl Upload {
         self.started.as_mut().ok_or_else(|| BucketError::invalid(&"upload", "is complete already"))
     }
 
-    /// Aborts the upload and waits until that is done. Continues when the caller is dropped.
+    /// Aborts the upload and waits for the result. The abort continues if the caller is dropped.
     async fn abort(mut self) -> object_store::Result<()> {
         let Some(started) = self.started.take() else { return Ok(()) };
         match self.aborts.spawn(abort(started)).await {
@@ -214,7 +214,7 @@ impl Drop for Upload {
 
 async fn abort(mut started: Box<dyn MultipartUpload>) -> object_store::Result<()> {
     match started.abort().await {
-        // The upload was completed and the answer got lost.
+        // The upload was already complete, but the response was lost.
         Err(object_store::Error::NotFound { .. }) => Ok(()),
         aborted => aborted,
     }

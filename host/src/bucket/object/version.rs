@@ -1,4 +1,4 @@
-//! The version of an object by a store's answer, as text that the index of a cache keeps.
+//! The version of an object, taken from a store's response, as text for the cache's index.
 
 use object_store::{GetResult, ObjectMeta};
 
@@ -13,15 +13,15 @@ pub(super) enum Tag<'a> {
     None,
 }
 
-/// Begins the tag of a version that only a time identifies.
+/// The prefix of the tag of a version that only a time identifies.
 const TIME: &str = "time ";
-/// Begins the tag of a version that nothing identifies. A unique text follows.
+/// The prefix of the tag of a version that nothing identifies. A unique text follows.
 const NOTHING: &str = "nothing ";
-/// Begins the tag of an object that is stored without encoding.
+/// The prefix of the tag of an object that is stored without encoding.
 const PLAIN: &str = "plain ";
-/// Begins the tag of an object that is stored compressed and decoded on its way.
+/// The prefix of the tag of an object that is stored compressed and decoded during the download.
 const DECODED: &str = "decoded ";
-/// Begins the tag of an object that is stored compressed and kept so.
+/// The prefix of the tag of an object that is stored compressed and not decoded.
 const KEPT: &str = "kept ";
 
 impl<'a> Tag<'a> {
@@ -46,7 +46,7 @@ pub(in crate::bucket) fn stored_tag(version: &Version) -> &str {
 }
 
 /// False for a version that was fetched under the other setting of `--stored-encoding`, or by a
-/// host without this setting: the same entity tag may stand for other bytes then.
+/// host without this setting. The same entity tag may then stand for other bytes.
 pub(super) fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
     let tag = version.tag.trim_start_matches(UNSIZED);
     tag.starts_with(PLAIN)
@@ -56,7 +56,7 @@ pub(super) fn is_ours(version: &Version, encoding: StoredEncoding) -> bool {
         })
 }
 
-/// Where nothing identifies a version, only sizes can be compared.
+/// Compares two versions. If nothing identifies them, only their sizes are compared.
 pub(super) fn is_same(a: &Version, b: &Version) -> bool {
     a == b || (a.size == b.size && matches!((Tag::of(a), Tag::of(b)), (Tag::None, Tag::None)))
 }
@@ -65,7 +65,7 @@ pub(super) fn facts(got: &GetResult) -> ResponseFacts {
     got.extensions.get::<ResponseFacts>().cloned().unwrap_or_default()
 }
 
-/// The version by its entity tag. A web server may only have a time, or nothing.
+/// The version, identified by its entity tag. A web server may send only a time, or neither.
 pub(super) fn version(
     meta: &ObjectMeta,
     facts: &ResponseFacts,

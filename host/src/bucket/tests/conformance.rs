@@ -1,6 +1,5 @@
-//! What every bucket promises, as tests that are run with each kind of bucket: a directory, a
-//! store in memory, and S3, Google Cloud Storage and Azure by servers that speak their
-//! protocols.
+//! The guarantees of every bucket, as tests that are run with each kind of bucket: a directory, a
+//! store in memory, and S3, Google Cloud Storage and Azure on servers that speak their protocols.
 
 use std::io::{Read, Seek, Write};
 use std::sync::Arc;
@@ -27,10 +26,10 @@ use crate::environment::Environment;
 use crate::key::{BucketKey, Prefix};
 use crate::spill::SpillDir;
 
-/// A bucket with nothing in it.
+/// An empty bucket.
 pub(super) struct Subject {
     pub(super) bucket: Arc<dyn Bucket>,
-    /// How it was reached, if it is a service's.
+    /// The access to the bucket, if it is a service's.
     pub(super) access: Option<Access>,
     root: tempfile::TempDir,
 }
@@ -72,12 +71,12 @@ pub(super) async fn get(
     Ok((version, bytes))
 }
 
-/// Bytes that are different everywhere.
+/// Bytes without a repeated pattern.
 pub(super) fn bytes(size: usize) -> Vec<u8> {
     (0..size as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
-/// The value of a variable that tells where a server is.
+/// The value of a variable that holds the address of a server.
 pub(super) fn server(variable: &str) -> String {
     std::env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} is not set: this test is run by `cargo xtask test`"))
@@ -144,7 +143,7 @@ pub(crate) fn s3_environment(endpoint: &str) -> [(&str, &str); 4] {
     ]
 }
 
-/// Asks a server without signing, by a connection of its own.
+/// Sends an unsigned request to a server, on a new connection.
 pub(super) async fn ask(base: &str, method: &str, path: &str, headers: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let host = base.trim_start_matches("http://").trim_end_matches('/');
@@ -178,12 +177,12 @@ pub(super) async fn google() -> Subject {
     std::fs::write(file.path(), account.to_string()).unwrap();
     let variable = ("GOOGLE_APPLICATION_CREDENTIALS", file.path().to_str().unwrap());
     let subject = cloud(Service::Google, name, &[variable]).await;
-    // The file is gone when it is reached again.
+    // The file will be gone when the bucket is opened again.
     let key = [("GOOGLE_SERVICE_ACCOUNT_KEY", account.to_string())];
     Subject { access: Some(Access::new(key.into_iter().collect())), ..subject }
 }
 
-/// By a signed request, which is the only kind that Azure takes for this.
+/// Sends a signed request, because Azure accepts no other kind for this.
 async fn make_container(endpoint: &str, name: &str) {
     let (account, key) = cloud::AZURE_EMULATOR;
     let credential = AzureCredential::AccessKey(AzureAccessKey::try_new(key).unwrap());
@@ -258,7 +257,7 @@ async fn an_object_is_added_once_and_replaced_only_by_who_saw_it(subject: Subjec
     assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
     assert!(!bucket.put_if(&key("not/there"), text(b"fifth"), Some(&seen)).await.unwrap());
     assert_eq!(subject.list("").await, [("some/new/name".to_owned(), 5)]);
-    // Of many at once, one is first.
+    // Of many concurrent puts, one succeeds.
     let puts = (0..8).map(|n| {
         let (bucket, name) = (subject.bucket.clone(), key("raced"));
         tokio::spawn(async move { bucket.put_if(&name, format!("{n}").into(), None).await })
@@ -309,7 +308,7 @@ async fn what_is_put_is_got_and_listed_at_any_size(subject: Subject) {
         ("small", 100),
         ("mid", 2 * SMALL as usize),
         ("parts", 17 << 20),
-        // Fetched by ranges.
+        // Large enough to be fetched in parts.
         ("ranges", (33 << 20) + 12_345),
     ];
     let mut want = Vec::new();

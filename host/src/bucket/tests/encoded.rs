@@ -8,14 +8,14 @@ use crate::bucket::encoding::gzip;
 use crate::bucket::{Access, Bucket, BucketError, Content, StoredEncoding};
 use crate::digest::Digest;
 
-/// The same bucket of a service, reached otherwise.
+/// The same bucket of a service, opened with another access.
 async fn again(subject: &Subject, change: impl FnOnce(&mut Access)) -> Arc<dyn Bucket> {
     let mut access = subject.access.clone().unwrap();
     change(&mut access);
     open_with(&subject.bucket.to_string(), &access).await.unwrap()
 }
 
-/// Serves an object that is stored by gzip.
+/// Serves an object that is stored as gzip.
 pub(crate) fn packed(
     request: &Request,
     tag: &str,
@@ -55,7 +55,7 @@ async fn an_object_that_is_stored_by_gzip_is_decoded_and_resumed_where_it_broke_
 
 #[tokio::test]
 async fn google_is_asked_for_what_it_stores_and_its_checksum_is_of_that() {
-    // As for `Warning: 214 UploadServer gunzipped`: no tag and no length.
+    // As in a response with `Warning: 214 UploadServer gunzipped`: no tag and no length.
     let content = b"a chunk of a volume".repeat(100);
     let stored = gzip(&content).unwrap();
     let mut sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);

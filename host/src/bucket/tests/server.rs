@@ -1,4 +1,4 @@
-//! A web server of the tests' own, which answers byte for byte as a test tells it to.
+//! A web server for tests, which sends exactly the bytes that a test gives it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,17 +14,17 @@ use crate::bucket::transport::Patience;
 use crate::bucket::{Access, Bucket, BucketError, cloud};
 use crate::digest::Digest;
 
-/// A request: its first line's words, and its headers by their names in lower case.
+/// A request: the words of its first line, and its headers by their names in lower case.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
-    /// How many requests came before.
+    /// The number of requests before this one.
     pub(crate) number: usize,
 }
 
-/// What is done with a request.
+/// The reaction to a request.
 pub(crate) enum Answer {
     /// These bytes are sent.
     Send(Vec<u8>),
@@ -36,7 +36,7 @@ pub(crate) enum Answer {
     Close(Vec<u8>),
 }
 
-/// A web server that says what it is told to.
+/// A web server that sends the given responses.
 pub(crate) struct Server {
     pub(crate) url: String,
     seen: Arc<Mutex<Vec<Request>>>,
@@ -104,7 +104,7 @@ async fn serve(
             }
             Answer::Reset(bytes) => {
                 connection.write_all(&bytes).await?;
-                // What was sent is to arrive before the reset does.
+                // The bytes should arrive before the reset does.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 rustix::net::sockopt::set_socket_linger(
                     connection.get_ref(),
@@ -116,7 +116,7 @@ async fn serve(
     }
 }
 
-/// An answer with a body.
+/// A response with a body.
 pub(crate) fn say(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -155,7 +155,7 @@ pub(crate) fn object(request: &Request, tag: &str, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Tries again at once, and is patient with a busy machine.
+/// Retries at once, with long timeouts for a busy machine.
 pub(super) const SHORT: Patience = Patience {
     retries: 3,
     retry_for: Duration::from_secs(60),
@@ -163,7 +163,7 @@ pub(super) const SHORT: Patience = Patience {
     connect: Duration::from_secs(30),
     idle: Duration::from_secs(60),
 };
-/// For servers that stop to speak.
+/// For servers that stop sending.
 pub(super) const IMPATIENT: Patience = Patience { idle: Duration::from_millis(300), ..SHORT };
 
 pub(crate) async fn try_open(

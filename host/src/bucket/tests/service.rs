@@ -1,4 +1,4 @@
-//! Failures on the way to a service: each becomes the right kind of error, in words that help,
+//! Failures of requests to a service: each gives the right kind of error, with a helpful text,
 //! after a bounded number of requests.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn a_body_that_breaks_off_is_resumed_where_it_did() {
         let served = all.clone();
         let server = Server::new(move |request| {
             let answer = object(request, "\"v1\"", &served);
-            // The body of the first answer is cut, and that of the second at the same byte.
+            // The body of the first response breaks off.
             let head = answer.len() - served.len().min(answer.len());
             match request.number {
                 0 => Answer::Reset(answer[..head + cut].to_vec()),
@@ -35,7 +35,8 @@ async fn a_body_that_breaks_off_is_resumed_where_it_did() {
         assert_eq!(got, (Digest::of(&all), 600_000), "cut at {cut}");
         let seen = server.seen();
         assert_eq!(seen.len(), 2, "cut at {cut}");
-        // What came before the reset may have been lost with it: never asked for too late.
+        // Bytes before the reset may be lost with it, so the request may resume earlier, but not
+        // later.
         if let Some(range) = seen[1].headers.get("range") {
             let start: usize =
                 range.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
@@ -89,7 +90,7 @@ async fn a_body_that_stalls_is_resumed_and_a_server_that_never_speaks_is_an_erro
 
 #[tokio::test]
 async fn an_object_that_changes_while_it_comes_is_one_version_or_the_other() {
-    // Not every server knows conditions.
+    // Not every server supports conditional requests.
     for knows_conditions in [true, false] {
         let (old, new) = (bytes(600_000), vec![7; 600_000]);
         let want = Digest::of(&new);
@@ -201,7 +202,7 @@ async fn a_bucket_is_checked_before_work_begins() {
         "s3://bucket: there is no bucket `bucket`; check its name, or create it"
     );
     assert!(matches!(error, BucketError::Invalid { .. }));
-    // Objects may be open to us all the same.
+    // Objects may still be readable.
     check("403 Forbidden", "AccessDenied").await.unwrap();
     let error = check("403 Forbidden", "SignatureDoesNotMatch").await.unwrap_err();
     assert!(matches!(error, BucketError::Invalid { .. }), "{error}");
@@ -276,7 +277,7 @@ async fn nothing_is_left_of_an_upload_that_is_given_up() {
     {
         let (target, content) = (key("out"), Content::from(vec![0; 64 << 20]));
         let mut put = subject.bucket.put(&target, &content, &target);
-        // Dropped when there is an upload to give up.
+        // The put is dropped when its upload has begun.
         let start = Instant::now();
         while !uploads().await.contains("<UploadId>") {
             assert!(start.elapsed() < Duration::from_secs(30), "no upload began");
@@ -294,7 +295,7 @@ async fn nothing_is_left_of_an_upload_that_is_given_up() {
 async fn an_upload_that_is_given_up_while_it_begins_is_aborted_too() {
     let server = Server::new(|request| match request.method.as_str() {
         "POST" => {
-            // Its answer comes when nobody waits for it any more.
+            // The response arrives after the caller was dropped.
             std::thread::sleep(Duration::from_millis(100));
             let begun = "<InitiateMultipartUploadResult><UploadId>the-id</UploadId>\
                          </InitiateMultipartUploadResult>";
@@ -318,7 +319,7 @@ async fn a_folder_that_a_console_made_is_no_object() {
     let endpoint = server("TASK_HOST_TEST_AWS");
     let text = subject.bucket.to_string();
     let name = text.trim_start_matches("s3://").split('/').next().unwrap();
-    // And neither are keys that no task can name.
+    // Keys that no task can name are not listed either.
     for folder in ["", "d/", "d/e/", "d/f_%24folder%24", "d//x", "d/%5Cx", "d/../x"] {
         let path = format!("/{name}/some/prefix%20%C3%A4/{folder}");
         let made = ask(&endpoint, "PUT", &path, "").await;

@@ -1,4 +1,4 @@
-//! Trying whether a bucket can be read and put to: soon over, and nothing is left of it.
+//! Trial reads and puts: they end soon and leave nothing in the bucket.
 
 use super::conformance::{ask, azure, get, google, key, s3, s3_environment, server};
 use super::server::{Answer, Server, failed, object, open, say};
@@ -87,7 +87,7 @@ async fn a_bucket_that_is_tried_is_as_it_was() {
 
 #[tokio::test]
 async fn a_bucket_that_can_not_be_put_to_is_found_by_trying() {
-    // The account may read; what it may not is the same on each service.
+    // Each service denies the access in the same way.
     for url in ["s3://bucket", "gs://bucket", "az://bucket"] {
         let server =
             Server::new(|_| failed("403 Forbidden", "AccessDenied", "Access Denied")).await;

@@ -1,4 +1,4 @@
-//! Web servers, which may tell little, and may do less.
+//! Web servers, which may send few headers and support few kinds of requests.
 
 use super::conformance::{bytes, key};
 use super::server::{Answer, Server, failed, fetch, object, open, open_with, say};
@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::key::Prefix;
 
-/// A plain web server: it knows no ranges, may know no versions, and has nothing to list.
+/// A plain web server supports no ranges, may send no versions, and can't list objects.
 #[tokio::test]
 async fn inputs_come_from_a_web_server_too() {
     let all = bytes(300_000);
@@ -45,7 +45,7 @@ async fn inputs_come_from_a_web_server_too() {
     assert!(matches!(&listed[..], [Err(BucketError::Invalid { .. })]), "{listed:?}");
 }
 
-/// A body whose end only its last chunk tells.
+/// A body whose end is only known from its last chunk.
 fn chunked(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut answer =
         format!("HTTP/1.1 {status}\r\n{headers}transfer-encoding: chunked\r\n\r\n").into_bytes();
@@ -70,7 +70,7 @@ async fn a_web_server_that_tells_no_length_is_read_to_the_end() {
             let body = if request.path == "/empty" { b"" } else { &served[..] };
             let answer = chunked("200 OK", headers, body);
             match (request.number, &*request.path) {
-                // One that breaks off is begun again.
+                // A body that breaks off is fetched again from the start.
                 (0, _) => Answer::Reset(answer[..200_000].to_vec()),
                 (_, "/cut") => Answer::Reset(answer[..100_000].to_vec()),
                 _ => Answer::Send(answer),
@@ -90,7 +90,7 @@ async fn a_web_server_that_tells_no_length_is_read_to_the_end() {
         let Opened::Object(object) = opened else { panic!("nothing was known") };
         assert_eq!(&version == object.version(), !headers.is_empty(), "as far as it can be told");
     }
-    // An old one ends a body by closing the connection.
+    // An old server ends a body by closing the connection.
     let served = all.clone();
     let server =
         Server::new(move |_| Answer::Close([b"HTTP/1.0 200 OK\r\n\r\n", &served[..]].concat()))

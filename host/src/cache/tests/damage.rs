@@ -1,13 +1,13 @@
-//! Files of the cache that are not what they were.
+//! Damaged files in the cache.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
 
-/// What is done to a file whose size stays, or not.
+/// A way to damage a file, with or without a change of its size.
 type Harm = fn(&Path);
 
-/// Changes one bit, as a disk does: nothing else tells of it.
+/// Changes one bit and no metadata, as a failing disk may do.
 fn flip(file: &Path) {
     let modified = file.metadata().unwrap().modified().unwrap();
     let mut bytes = std::fs::read(file).unwrap();
@@ -58,7 +58,7 @@ async fn a_damaged_blob_never_reaches_a_task_and_is_fetched_again() {
                 assert_eq!(read(&restarted, &blob).unwrap(), bytes);
                 assert!(restarted.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
                 assert_eq!(bucket.gets(), 2);
-                // The host that was there all the time takes it for what it is: another file.
+                // The host that has run all the time also recognises that this is another file.
                 assert!(cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
             }
         }
@@ -90,7 +90,7 @@ async fn a_file_that_takes_the_place_of_a_blob_is_read_before_it_is_used() {
     std::fs::rename(&other, &file).unwrap();
     assert!(!cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
     assert_eq!(std::fs::read(&file).unwrap(), b"bytes");
-    // One that is as it should be is used, wherever it came from.
+    // A file with the right bytes is used, wherever it came from.
     std::fs::write(&other, "bytes").unwrap();
     std::fs::rename(&other, &file).unwrap();
     assert!(cache.fetch(&bucket, &key("k"), NOW).await.unwrap().hit);
@@ -107,7 +107,7 @@ async fn what_was_just_fetched_replaces_what_nobody_has_verified() {
     restarted.fetch(&bucket, &key("a"), NOW).await.unwrap();
     let file = f.blob_files().remove(0);
     assert_eq!(std::fs::read(&file).unwrap(), b"same");
-    // And stays, since this process knows it now.
+    // The new file stays, because this process has verified it.
     let inode = file.metadata().unwrap().ino();
     restarted.fetch(&bucket, &key("b"), NOW).await.unwrap();
     assert_eq!(file.metadata().unwrap().ino(), inode);
@@ -141,7 +141,7 @@ async fn a_check_removes_what_is_damaged_and_nothing_else() {
     let dir = f.root.path().join("cache");
     assert_eq!(check(&dir, |_| {}).unwrap(), Checked::default(), "there is no cache");
     let cache = f.cache(LARGE);
-    // A host that has just started looks through the index as well.
+    // A host that has just started also scans the index.
     cache.0.capacity.ask(0).await;
     let bucket = Counting::default().with("a", "aaaa").with("b", "bbbb").with("c", "cc");
     for name in ["a", "b", "c"] {
@@ -158,7 +158,7 @@ async fn a_check_removes_what_is_damaged_and_nothing_else() {
         Checked { damaged_blobs: 1, damaged_bytes: 4, damaged_index_entries: 1, ..whole.clone() };
     assert_eq!((found, seen), (damaged, 3));
     assert_eq!(f.blob_files().len(), 2);
-    // The host that has verified it before finds out, and fetches it again.
+    // A host that has verified the blob before notices the removal, and fetches it again.
     let blob = cache.fetch(&bucket, &key("b"), NOW).await.unwrap();
     assert!(!blob.hit);
     assert_eq!(io::read_to_string(cache.read(&blob).unwrap()).unwrap(), "bbbb");

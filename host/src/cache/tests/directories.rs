@@ -4,10 +4,10 @@ use std::process::Command;
 
 use super::*;
 
-/// What may be removed, as a path below the cache.
+/// The directories that may be removed, as paths below the cache.
 const PARTS: [&str; 5] = ["", "blobs", "tmp", "index", "compiled"];
 
-/// As `rm -rf` does it, until nothing is added meanwhile.
+/// Removes a directory as `rm -rf` does, again if files are added meanwhile.
 fn remove(dir: &Path) {
     while let Err(error) = std::fs::remove_dir_all(dir) {
         match error.kind() {
@@ -19,15 +19,15 @@ fn remove(dir: &Path) {
 }
 
 impl Fixture {
-    /// A cache that has looked through its directories, as it does when it was just opened.
+    /// A cache that has scanned its directories, as after opening.
     async fn scanned_cache(&self) -> Cache {
         let cache = self.cache(LARGE);
         cache.0.capacity.ask(0).await;
         cache
     }
 
-    /// Fetches an object and reads it, as a task's input is brought: what is gone is fetched
-    /// again. Returns whether it had to be downloaded.
+    /// Fetches an object and reads it, as for a task's input: a removed blob is fetched again. True
+    /// if the object was downloaded.
     async fn bring(&self, cache: &Cache, bucket: &Counting, name: &str) -> bool {
         let mut downloaded = false;
         for _ in 0..5 {
@@ -174,7 +174,7 @@ async fn a_cache_that_is_dropped_takes_its_directory_along() {
     let tmp = cache.dir().join("tmp");
     drop(cache);
     let left = |dir: &Path| std::fs::read_dir(dir).unwrap().count();
-    // The thread that removes blobs may be using it at this moment.
+    // The eviction thread may be using it at this moment.
     while left(&tmp) > 1 {
         tokio::task::yield_now().await;
     }

@@ -1,11 +1,11 @@
-//! What a full disk leads to: a small file system of its own is one.
+//! The cache on a full disk: a small file system that a test mounts.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use super::*;
 
-/// A file system in memory, mounted at a directory for as long as it lives.
+/// A file system in memory, mounted at a directory until it is dropped.
 pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
@@ -19,7 +19,7 @@ impl Tmpfs {
         Self(dir.to_owned())
     }
 
-    /// Takes all that is left, with a file that may be removed.
+    /// Fills the free space with a file, and returns the file's path.
     pub(crate) fn fill(&self) -> PathBuf {
         let ballast = self.0.join("ballast");
         let mut file = File::create(&ballast).unwrap();
@@ -98,8 +98,7 @@ async fn a_cache_whose_file_system_was_unmounted_goes_on_where_it_is_mounted_aga
     cache.fetch(&bucket, &key("a"), NOW).await.unwrap();
     drop(old);
     let new = Tmpfs::mount(&dir, "size=4m");
-    // The old file system still is where the cache has it open, so that nothing fails there;
-    // a scan finds out.
+    // The cache still has the old file system open, so nothing fails. A scan notices the change.
     cache.0.blobs.current_dir().unwrap();
     cache.fetch(&bucket, &key("b"), NOW).await.unwrap();
     let dev = std::fs::metadata(&dir).unwrap().dev();
@@ -120,14 +119,14 @@ async fn whether_the_bucket_or_the_cache_failed_is_found_out() {
         assert_eq!(error.is_of_this_host(), is_ours, "{error}");
         assert_eq!(matches!(error, CacheError::Local { .. }), is_ours, "{error}");
     };
-    // Reading can fail so, and the cache can be written to.
+    // Reading can fail with these errors, and the cache is writable.
     check(Errno::IO, false).await;
     check(Errno::STALE, false).await;
     check(Errno::CONNRESET, false).await;
-    // Only writing fails so.
+    // Only writing fails with these errors.
     check(Errno::ROFS, true).await;
     check(Errno::FBIG, true).await;
-    // Both may have failed: the host's own trouble comes first.
+    // If both the bucket and the cache may have failed, the error is the cache's.
     cache.0.capacity.ask(0).await;
     std::fs::remove_dir_all(cache.dir()).unwrap();
     std::fs::write(cache.dir(), "a file").unwrap();

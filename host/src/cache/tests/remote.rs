@@ -1,4 +1,4 @@
-//! The cache in front of a bucket of a service.
+//! The cache in front of a service's bucket.
 
 use super::*;
 use crate::bucket::tests::conformance::s3_environment;
@@ -47,7 +47,7 @@ async fn what_is_decoded_is_cached_by_what_it_is_stored_as() {
     let keeping = Access { stored_encoding: StoredEncoding::Keep, ..access };
     let keeping = open_with("s3://bucket", &keeping).await.unwrap();
     let root = tempfile::tempdir().unwrap();
-    // Each is another host that comes after the other.
+    // Each fetch is by a new host.
     let fetch = async |bucket: &dyn Bucket| {
         let dir = root.path().to_owned();
         let cache = Cache::open(CacheOptions { dir, max_bytes: 1 << 30 }).unwrap();

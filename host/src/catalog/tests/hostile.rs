@@ -1,24 +1,24 @@
-//! Components that can't be compiled, compilers that die, and those who wait for them.
+//! Tests of components that can't be compiled, of compilers that die, and of calls that wait.
 
 use futures_util::FutureExt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
-/// A component with one function of that code, which returns a number.
+/// A component with one function, which has that code and returns a number.
 fn of_code(code: &str) -> Vec<u8> {
     let text = format!("(component (core module (func (result i32) {code})))");
     wat::parse_str(text).unwrap()
 }
 
-/// One that takes some 70 MiB to compile.
+/// A component that needs about 70 MiB of memory to compile.
 fn large() -> Vec<u8> {
     let (ifs, ends) =
         ("if (result i32) i32.const 1 ".repeat(10_000), "else i32.const 0 end ".repeat(10_000));
     of_code(&format!("i32.const 1 {ifs} {ends}"))
 }
 
-/// One that takes minutes to compile.
+/// A component that takes minutes to compile.
 fn slow() -> Vec<u8> {
     let (loops, ends) = ("loop ".repeat(50_000), "i32.const 0 br_if 0 end ".repeat(50_000));
     of_code(&format!("{loops} {ends} i32.const 0"))
@@ -30,14 +30,15 @@ impl Fixture {
         Self { limits, ..Self::new() }
     }
 
-    /// A host of which no process gets so far as to say that it has begun.
+    /// A catalog whose compiler can't be started.
     fn catalog_without_compiler(&self) -> Catalog {
         let bucket = DirBucket::create(&self.root.path().join("bucket")).unwrap();
         let compiler = Compiler::new("/no/such/program".into(), Vec::new(), self.limits);
         self.catalog_by(Arc::new(bucket), compiler)
     }
 
-    /// Waits until so many processes were started to compile, and the last one has begun.
+    /// Waits until `count` processes were started to compile and the last one has set its limits.
+    /// Returns the last one.
     async fn begun(&self, count: usize) -> Pid {
         loop {
             let starts = self.starts();
@@ -55,7 +56,7 @@ impl Fixture {
         }
     }
 
-    /// Sends a signal to what compiles, once it has begun, and returns what came of it.
+    /// Sends a signal to the compiling process when it has begun. Returns the catalog's error.
     async fn interrupted(&self, catalog: &Catalog, signal: Signal) -> CatalogError {
         let count = self.starts().len() + 1;
         let kill = async { kill_process(self.begun(count).await, signal).unwrap() };
@@ -130,7 +131,7 @@ async fn a_component_that_is_too_large_is_not_compiled_again_with_the_same_limit
         is_no_guest(&error, "this machine tried before");
     }
     assert_eq!(fixture.starts().len(), 1);
-    // More time changes nothing, more memory does.
+    // A higher limit of time changes nothing, a higher limit of memory does.
     let (dir, limits) = (fixture.root.path().join("cache/compiled"), fixture.limits);
     let slower = CompileLimits { time: limits.time * 2, ..limits };
     let fixture = Fixture { limits: slower, ..fixture };
@@ -193,7 +194,7 @@ async fn where_nothing_can_be_kept_a_failure_is_remembered_by_the_host() {
         is_no_guest(&find(&catalog, &fixture).await.err().unwrap(), "64.0 MiB");
     }
     assert_eq!(fixture.starts().len(), 1);
-    // Nor is the death of a compiler forgotten.
+    // The host also counts the deaths of compilers in memory.
     fixture.push(slow());
     let catalog = fixture.catalog();
     is_not_yet(&fixture.interrupted(&catalog, Signal::KILL).await, "it is compiled once more");
@@ -230,7 +231,7 @@ async fn a_host_that_died_while_it_compiled_is_counted_for_a_day() {
     let fixture = Fixture::new();
     fixture.push(component(End::Done));
     let path = {
-        // For the name of the folder.
+        // Compiles once to create the folder.
         let dir = fixture.root.path().join("cache/compiled");
         find(&fixture.catalog(), &fixture).await.unwrap();
         fs::remove_file(fixture.compiled().remove(0)).unwrap();
@@ -245,7 +246,7 @@ async fn a_host_that_died_while_it_compiled_is_counted_for_a_day() {
     is_no_guest(&error, "compiling it was started 2 times and did not finish");
     assert!(!path.exists() && path.with_extension("failed").exists());
 
-    // Both are forgotten after a day.
+    // Both records expire after a day.
     let old = || std::time::SystemTime::now() - DEATH_EXPIRES - Duration::from_secs(60);
     let age = |path: &Path| {
         fs::File::options().write(true).open(path).unwrap().set_modified(old()).unwrap();
@@ -275,7 +276,8 @@ async fn nobody_compiles_for_somebody_who_has_gone() {
     is_gone(pid).await;
     assert!(!fixture.trying().exists());
 
-    // Whoever waits takes over from one who is dropped at once, and later does not wait.
+    // If the call that compiles is dropped, a call that waits takes over. A call that comes later
+    // does not wait for long.
     let mut second = loop {
         let mut first = Box::pin(find(&catalog, &fixture));
         tokio::select! {
@@ -297,7 +299,7 @@ async fn nobody_compiles_for_somebody_who_has_gone() {
         third = third => third.err().unwrap(),
     };
     is_not_yet(&third, "it has been compiling for");
-    // So does somebody who only asks.
+    // `is_slow` returns the same error.
     let blob = catalog.look_up(&fixture.name).await.unwrap();
     catalog.names.insert(fixture.name.clone(), blob).await;
     is_not_yet(&catalog.is_slow(&fixture.name).await.unwrap(), "it has been compiling for");
@@ -326,7 +328,7 @@ async fn few_components_are_compiled_or_wait_for_that_at_a_time() {
     drop(turns);
     waiting.await.unwrap();
     assert!(catalog.is_slow(&fixture.name).await.is_none());
-    // One that is ready needs none of that.
+    // A component that is ready needs no permit.
     let _seats = catalog.compilations.try_acquire_many(MAX_COMPILATIONS as u32).unwrap();
     find(&catalog, &fixture).await.unwrap();
     find(&fixture.catalog_without_compiler(), &fixture).await.unwrap();
@@ -339,7 +341,7 @@ async fn who_waits_for_another_host_waits_for_nothing_else() {
     fixture.push(component(End::Done));
     find(&fixture.catalog(), &fixture).await.unwrap();
     fs::remove_file(fixture.compiled().remove(0)).unwrap();
-    // Another host is stopped in the middle of it.
+    // Another host is suspended while it compiles.
     let other = CompileLock::try_take(&fixture.trying()).unwrap().unwrap();
     let (catalog, takes_long) = (fixture.catalog(), Notify::new());
     let mut waiting = Box::pin(catalog.resolve(&fixture.name, &takes_long));
@@ -364,7 +366,7 @@ async fn a_host_that_can_not_start_a_compiler_blames_nobody_else() {
     let error = find(&fixture.catalog_without_compiler(), &fixture).await.err().unwrap();
     assert!(error.is_of_this_host(), "{error}");
     assert!(error.to_string().contains("starting the compiler failed: No such file"), "{error}");
-    // One that ends before it has seen the component.
+    // A compiler that ends before it receives the component.
     let bucket = Arc::new(DirBucket::create(&fixture.root.path().join("bucket")).unwrap());
     let arguments = ["-c", "echo no threads >&2; exit 3"].map(std::ffi::OsString::from);
     let compiler = Compiler::new("/bin/sh".into(), arguments.to_vec(), fixture.limits);
@@ -382,7 +384,7 @@ async fn a_component_that_is_damaged_after_it_was_looked_up_is_not_compiled() {
     fixture.push(component(End::Done));
     let catalog = fixture.catalog();
     let mut blob = catalog.look_up(&fixture.name).await.unwrap();
-    // The file in the cache is whole, and another's.
+    // The blob in the cache has the bytes of another component.
     blob.digest = {
         fixture.push(component(End::Reject));
         let other = fixture.catalog().look_up(&fixture.name).await.unwrap();

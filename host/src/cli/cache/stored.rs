@@ -46,12 +46,12 @@ pub(crate) struct Prune {
 
 /// A file of the cache.
 struct Item {
-    /// The file of compiled code; none for inputs and components.
+    /// The file with the compiled code. None for inputs and components.
     code: Option<PathBuf>,
     stored: Stored,
 }
 
-/// The same, as `--json` prints it.
+/// An [`Item`], as `--json` prints it.
 #[derive(Serialize)]
 struct Row<'a> {
     kind: &'static str,
@@ -84,7 +84,7 @@ impl Item {
     }
 }
 
-/// Everything in the cache, what was used last first.
+/// Everything in the cache, the most recently used first.
 fn items(dir: &Path) -> anyhow::Result<Vec<Item>> {
     let objects = cache::stored(dir)?.into_iter().map(|stored| Item { code: None, stored });
     let code = catalog::stored_code(&dir.join(cache::COMPILED)).into_iter();
@@ -136,7 +136,7 @@ impl Ls {
     }
 }
 
-/// What was removed, as `--json` prints it.
+/// The result of `host cache prune`, as `--json` prints it.
 #[derive(Serialize)]
 struct Pruned {
     dir: String,

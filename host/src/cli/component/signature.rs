@@ -11,8 +11,8 @@ use super::super::output;
 use super::super::settings::Settings;
 use super::read;
 
-/// The bytes of the signature to push with a component. Where keys are configured, the signature
-/// has to be one that hosts accept.
+/// The bytes of the signature to push with a component. If keys are configured, the signature must
+/// be valid under one of them.
 pub(super) fn to_push(
     settings: &Settings,
     name: &TaskName,
@@ -49,7 +49,7 @@ pub(super) fn to_push(
     }
 }
 
-/// What is known of a signature, in words.
+/// The state of a signature, in words.
 pub(super) fn state(
     settings: &Settings,
     name: &TaskName,

@@ -1,8 +1,8 @@
-//! Where components are: a prefix of the bucket, or a directory.
+//! The place of components: a prefix of the bucket, or a directory.
 //!
-//! `NAME.wasm` is the component that hosts run. Each version that was pushed is kept beside it, as
-//! `NAME@SHA256.wasm`. `NAME.wasm` is a whole component and not a pointer to a version, so that hosts of
-//! every version run it, and a component that is copied to its place by other means does too.
+//! `NAME.wasm` is the component that hosts run. Each pushed version is kept beside it, as
+//! `NAME@SHA256.wasm`. `NAME.wasm` is a whole component and not a pointer to a version: hosts of
+//! every release can run it, and other programs can put a component there.
 
 use std::cmp::Reverse;
 use std::io;
@@ -20,7 +20,8 @@ use super::super::exit_code::Advice;
 use super::super::output;
 use super::super::settings::Settings;
 
-/// The steps in which the times of files and of objects go on. Services have whole seconds.
+/// The resolution of modification times, in a directory and in a bucket of a service. Services
+/// store whole seconds.
 const DIRECTORY_TICK: Duration = Duration::from_millis(20);
 const SERVICE_TICK: Duration = Duration::from_millis(1100);
 
@@ -42,7 +43,8 @@ impl ComponentStore {
         })
     }
 
-    /// Creates the directory if there is none, because the first push comes before the first run.
+    /// Opens the store. Creates its directory if there is none, because the first push comes before
+    /// the first run.
     pub(super) async fn make(settings: &Settings) -> anyhow::Result<Self> {
         let data: DataSettings = settings.get()?;
         let dir = data.components.or_else(|| data.bucket.path().map(Path::to_owned));
@@ -59,8 +61,8 @@ impl ComponentStore {
         self.prefix.join(&name.file())
     }
 
-    /// Calls `each` with the name and the size in bytes of every component. Earlier versions are not
-    /// components of their own.
+    /// Calls `each` with the name and the size in bytes of every component, but not for its
+    /// versions.
     pub(super) async fn each(&self, mut each: impl FnMut(&str, u64)) -> Result<(), BucketError> {
         let look = |name: &str, object: &Listed| {
             if version_of(name).is_none() {
@@ -70,8 +72,8 @@ impl ComponentStore {
         self.each_object(look).await
     }
 
-    /// The versions of a component that were pushed, the last one first. Of those with one time, the
-    /// `current` one was pushed last.
+    /// The pushed versions of a component, the latest first. Among versions with the same time, the
+    /// `current` version comes first.
     pub(super) async fn versions(
         &self,
         name: &TaskName,
@@ -114,7 +116,7 @@ impl ComponentStore {
             }
         });
         if let Err(error) = looked.await {
-            // A role may write and not list.
+            // A role may be allowed to write but not to list.
             tracing::warn!("can't check whether a component's name differs only in case: {error}");
             return Ok(());
         }
@@ -144,14 +146,15 @@ impl ComponentStore {
         Ok(bytes)
     }
 
-    /// Puts a component under its name, and keeps it and the one that was there as versions.
+    /// Writes a component under its name. Keeps both this component and the one that it replaces as
+    /// versions.
     pub(super) async fn put(
         &self,
         name: &TaskName,
         wasm: &[u8],
         signature: Option<&[u8]>,
     ) -> anyhow::Result<()> {
-        // A role may write and not read.
+        // A role may be allowed to write but not to read.
         if let Err(error) = self.keep(name).await {
             output::tell(format_args!(
                 "warning: the component before this one is not kept: {error}"
@@ -166,7 +169,7 @@ impl ComponentStore {
         self.put_back(name, wasm, signature).await
     }
 
-    /// Puts a version under the name of its component.
+    /// Writes a version under the name of its component.
     pub(super) async fn put_back(
         &self,
         name: &TaskName,
@@ -174,12 +177,13 @@ impl ComponentStore {
         signature: Option<&[u8]>,
     ) -> anyhow::Result<()> {
         self.write(name, wasm, signature).await?;
-        // After a loss of power the file could be empty, and hosts would reject its tasks.
+        // Without this, the file could be empty after a power failure, and hosts would reject its
+        // tasks.
         Ok(self.bucket.sync().await?)
     }
 
-    /// Keeps the component of that name as a version, if it is not kept yet: an earlier host or
-    /// another program put it there.
+    /// Keeps the component of that name as a version, unless that version exists. It is missing if
+    /// an older `host` or another program wrote the component.
     pub(super) async fn keep(&self, name: &TaskName) -> anyhow::Result<()> {
         let Some(Pushed { digest, wasm, signature }) = self.current(name).await? else {
             return Ok(());
@@ -187,7 +191,7 @@ impl ComponentStore {
         match version_name(name, digest) {
             Some(version) if !self.has(&version).await? => {
                 self.write(&version, &wasm, signature.as_deref()).await?;
-                // So that it is older than the next one, by the clock of the store.
+                // Gives the next version a later modification time, by the clock of the store.
                 let tick = if self.bucket.is_local() { DIRECTORY_TICK } else { SERVICE_TICK };
                 tokio::time::sleep(tick).await;
                 Ok(())
@@ -196,8 +200,9 @@ impl ComponentStore {
         }
     }
 
-    /// Writes a component, and its signature first: hosts never see the component without it. They
-    /// still run the old one, whose signature they have verified.
+    /// Writes the signature and then the component, so that hosts never see a new component without
+    /// its signature. In between, they still run the old component, whose signature they have
+    /// verified.
     async fn write(
         &self,
         name: &TaskName,
@@ -220,7 +225,7 @@ impl ComponentStore {
         }
     }
 
-    /// The component of that name.
+    /// The component of that name with its signature.
     pub(super) async fn current(&self, name: &TaskName) -> Result<Option<Pushed>, BucketError> {
         match self.download(&self.key(name)).await {
             Ok(wasm) => {
@@ -243,7 +248,7 @@ impl ComponentStore {
 
     /// Removes a component and its signature.
     pub(super) async fn remove(&self, name: &TaskName) -> Result<(), BucketError> {
-        // First the component: without its signature hosts would wait for one.
+        // The component goes first: hosts would wait for the signature of a component without one.
         self.bucket.remove_own(&self.key(name)).await?;
         self.bucket.remove_own(&self.prefix.join(&name.signature_file())).await
     }
@@ -257,7 +262,7 @@ pub(super) struct Pushed {
     pub(super) signature: Option<Vec<u8>>,
 }
 
-/// A version of a component that was pushed.
+/// A pushed version of a component.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
     pub(super) digest: Digest,
@@ -267,7 +272,7 @@ pub(super) struct Version {
     pub(super) pushed: SystemTime,
 }
 
-/// The name under which a version of a component is kept. None if it would be too long.
+/// The name under which a version of a component is kept. None if the name would be too long.
 pub(super) fn version_name(name: &TaskName, digest: Digest) -> Option<TaskName> {
     let name = TaskName::new(&format!("{name}@{digest}")).ok()?;
     BucketKey::new(name.signature_file().as_str()).ok().map(|_| name)
@@ -284,7 +289,7 @@ fn name_of<'k>(key: &'k BucketKey, prefix: &Prefix) -> Option<&'k str> {
     below.and_then(|rest| rest.strip_suffix(".wasm"))
 }
 
-/// The name of the component at a key below the prefix of components. None for its versions.
+/// The name of the component at a key below the prefix of components. None for a version.
 pub(crate) fn component_of<'k>(key: &'k BucketKey, prefix: &Prefix) -> Option<&'k str> {
     name_of(key, prefix).filter(|name| version_of(name).is_none())
 }

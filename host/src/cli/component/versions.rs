@@ -104,7 +104,7 @@ fn not_there(store: &ComponentStore, name: &TaskName) -> Advice {
         .hint("`host component ls` lists the components")
 }
 
-/// The digest of the component of that name now.
+/// The digest and the size in bytes of the current component of that name.
 async fn current(
     store: &ComponentStore,
     name: &TaskName,
@@ -158,7 +158,7 @@ impl History {
     }
 }
 
-/// What was or would be done, as `--json` prints it.
+/// The change that was made, or would be made in a dry run, as `--json` prints it.
 #[derive(Serialize)]
 struct Changed {
     name: String,
@@ -216,7 +216,7 @@ impl Rollback {
         let versions = store.versions(name, now).await?;
         let Some(begin) = &self.to else {
             let place = versions.iter().position(|version| Some(version.digest) == now);
-            // A component that is not among the versions was put there by other means.
+            // If the current component is not among the versions, another program wrote it.
             let before = match (place, now) {
                 (Some(place), _) => versions.get(place + 1),
                 (None, _) => versions.first(),
@@ -245,7 +245,7 @@ impl Rollback {
     }
 }
 
-/// Refuses a version whose signature hosts would not accept.
+/// Returns an error if hosts would not accept the signature of a version.
 fn check_signature(
     settings: &Settings,
     name: &TaskName,
@@ -279,7 +279,7 @@ impl Rm {
         if !self.dry_run {
             let what = format!("{place} has {}", output::bytes(size));
             confirm(self.yes, &what, "Remove it, so that its tasks fail?")?;
-            // A component that other programs put there has no version yet.
+            // A component that another program wrote is not kept as a version yet.
             if !name.as_str().ends_with(&format!("@{digest}")) {
                 store.keep(&name).await?;
             }

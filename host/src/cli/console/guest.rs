@@ -8,7 +8,7 @@ use task_host::plain;
 
 use super::Console;
 
-/// Bytes of the longest sequence for styles that is passed on.
+/// The maximum length of a style sequence that is passed on, in bytes.
 const LONGEST: usize = 32;
 const NO_STYLE: &str = "\x1b[0m";
 
@@ -41,10 +41,10 @@ impl GuestOutput {
     }
 }
 
-/// Turns bytes that come in pieces into text for a terminal.
+/// Turns bytes that arrive in pieces into text for a terminal.
 #[derive(Debug, Default)]
 struct Filter {
-    /// The beginning of a character or a sequence whose rest may still come.
+    /// The beginning of a character or an escape sequence whose rest may still arrive.
     rest: Vec<u8>,
     has_style: bool,
 }
@@ -63,7 +63,7 @@ impl Filter {
         text
     }
 
-    /// Takes what is complete, or everything.
+    /// Converts the complete characters and sequences in `rest`, or with `all` everything.
     fn take(&mut self, all: bool) -> String {
         let bytes = std::mem::take(&mut self.rest);
         let mut text = String::with_capacity(bytes.len());
@@ -114,18 +114,18 @@ impl Filter {
     }
 }
 
-/// True for the beginning of a character whose rest may still come.
+/// True for the beginning of a character whose rest may still arrive.
 fn is_begun(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
-/// What an escape or a carriage return begins.
+/// The sequence that begins with an escape or a carriage return.
 enum Sequence {
     /// A sequence for styles such as `ESC [ 1 ; 3 1 m`, and its length in bytes.
     Style(usize),
     /// A carriage return and a line feed.
     LineEnd,
-    /// The beginning of one of those, if more bytes come.
+    /// May become one of the above when more bytes arrive.
     Begun,
     Other,
 }

@@ -1,8 +1,8 @@
-//! Formats log lines for people. No value looks like a line of its own, and a terminal obeys nothing
-//! in it.
+//! Formats log lines for people. Control characters and line breaks in values are escaped, so that
+//! no value looks like another log line or controls the terminal.
 //!
-//! On a terminal, a line fits the screen, and failures for the same reason are counted instead of
-//! repeated. In a file, nothing is left out.
+//! On a terminal, a line fits the screen, and failures with the same cause are counted instead of
+//! repeated. In a file, every line is complete.
 
 use std::fmt::{self, Write};
 
@@ -18,10 +18,10 @@ use tracing_subscriber::registry::LookupSpan;
 use super::super::output;
 use super::repeats::{Repeats, Said};
 
-/// The fewest characters that are left for a message, however narrow the screen is.
+/// The minimum number of characters for a message, even on a narrow screen.
 const LEAST: usize = 20;
-/// The field with the cause of a failure. The message of such an event tells first what follows, and
-/// then why: `failed, retry in 1s: no image`.
+/// The field with the cause of a failure. The message of such an event states first the consequence
+/// and then the reason: `failed, retry in 1s: no image`.
 const CAUSE: &str = "cause";
 /// The field with the seconds until the next attempt.
 const RETRY: &str = "retry_seconds";
@@ -29,9 +29,9 @@ const RETRY: &str = "retry_seconds";
 /// Writes events as `23:59:00 WARN blur 53 (attempt 1): message name=value`. Expects the fields of
 /// spans to be JSON.
 pub(super) struct HumanLines {
-    /// Counts failures, if they are not to be repeated.
+    /// Counts failures instead of repeating them. None in a file.
     repeats: Option<Repeats>,
-    /// The characters of a line, if there is a limit.
+    /// The maximum number of characters of a line, if there is a limit.
     width: fn() -> Option<usize>,
 }
 
@@ -66,7 +66,7 @@ where
         let cause = fields.take(CAUSE);
         let (message, next) = fields.message(cause.is_some());
         if next.is_some() {
-            // The message says it too.
+            // The message has the time too.
             fields.take(RETRY);
         }
         let mut more = String::new();
@@ -95,13 +95,13 @@ where
         };
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
         let (width, is_short) = ((self.width)(), self.repeats.is_some());
-        // The date is that of the day on which somebody looks at the terminal.
+        // A terminal shows the time without the date, which its user knows.
         let time = if is_short { now[11..19].to_owned() } else { now };
         line.write(&mut writer, &time, level, width)
     }
 }
 
-/// Which task a line is about: `blur 53 (attempt 1): `. Nothing if the span is not that of a task.
+/// The task that a line is about: `blur 53 (attempt 1): `. Empty if the span is not a task's.
 fn subject(span: &Map<String, Value>) -> String {
     let text = |key: &str| match span.get(key) {
         Some(Value::String(text)) => Some(text.clone()),
@@ -117,7 +117,7 @@ fn subject(span: &Map<String, Value>) -> String {
     format!("{} (attempt {attempt}): ", plain::escape(&task))
 }
 
-/// A line in parts. Only the message is cut.
+/// The parts of a line. Only the message is cut to fit.
 struct Line {
     before: String,
     message: String,
@@ -134,7 +134,7 @@ impl Line {
     ) -> fmt::Result {
         let Self { before, message, after } = self;
         let around = [time, &before, &after].iter().map(|part| part.chars().count()).sum::<usize>();
-        // The level has five characters, and there are two spaces.
+        // Five characters for the level, and two spaces.
         let message = match width.map(|width| width.saturating_sub(around + 7).max(LEAST)) {
             Some(room) => plain::escape(&output::cut(&message, room)).into_owned(),
             None => plain::escape_lines(&message).into_owned(),
@@ -165,7 +165,7 @@ impl Fields {
         Some(self.0.remove(at).1)
     }
 
-    /// The message, and for a failure its reason and what follows.
+    /// The message. For a failure: its reason, and separately the consequence.
     fn message(&mut self, is_failure: bool) -> (String, Option<String>) {
         let message = self.take("message").unwrap_or_default();
         match message.split_once(": ").filter(|_| is_failure) {
@@ -177,7 +177,7 @@ impl Fields {
         }
     }
 
-    /// What follows, and all other fields, on one line.
+    /// The consequence and all other fields, on one line.
     fn rest(self, next: Option<&str>) -> String {
         let mut rest = next.map(|next| format!("; {}", plain::escape(next))).unwrap_or_default();
         for (name, value) in self.0 {

@@ -1,7 +1,7 @@
 //! Log lines as JSON objects in which each key is unique.
 //!
-//! Parsers disagree about an object with the same key twice. The fields of an event may have any
-//! name, so a field whose name is taken is renamed.
+//! Parsers disagree about objects with duplicate keys. The fields of an event may have any name, so
+//! a field whose name is taken is renamed.
 
 use std::fmt;
 
@@ -52,10 +52,10 @@ where
     }
 }
 
-/// Keys of every line, which fields of events can't have.
+/// The keys of every line. A field of an event with one of these names is renamed.
 const RESERVED: [&str; 4] = ["timestamp", "level", "target", "span"];
 
-/// The keys and values of a line in order.
+/// The keys and values of a line, in order.
 #[derive(Default)]
 struct Line(Vec<(String, Value)>);
 
@@ -114,7 +114,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What was logged.
+    /// A writer that collects the log.
     #[derive(Clone, Default)]
     pub(in super::super) struct Written(Arc<Mutex<Vec<u8>>>);
 

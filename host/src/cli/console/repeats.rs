@@ -1,4 +1,4 @@
-//! Counts failures for the same reason, instead of repeating them on a terminal.
+//! Counts failures with the same cause, instead of repeating them on a terminal.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,30 +6,31 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tracing::Level;
 
-/// The time between two lines about one cause.
+/// The minimum time between two lines about one cause.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The most causes that are remembered. They are the words of tasks.
+/// The maximum number of causes that are remembered. Causes come from tasks, so there may be any
+/// number.
 const MOST: usize = 200;
 
-/// The failures that were seen, by cause.
+/// The failures so far, by level and cause.
 #[derive(Debug, Default)]
 pub(super) struct Repeats(Mutex<HashMap<(Level, String), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
     told: Instant,
-    /// Failures since then.
+    /// Failures since then that were not shown.
     untold: u64,
 }
 
-/// What to say about a failure.
+/// How to show a failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// It is the first with this cause.
+    /// The first failure with this cause. Show it.
     First,
-    /// This many have happened since the last one that was told, with this one.
+    /// Show the number of failures since the last one that was shown, including this one.
     Again(u64),
-    /// It is counted, and told later.
+    /// Show nothing now. The failure is counted.
     Nothing,
 }
 
@@ -42,7 +43,7 @@ impl Repeats {
         let mut seen = self.0.lock();
         let key = (level, cause.to_owned());
         if seen.len() >= MOST && !seen.contains_key(&key) {
-            // With many causes, counting starts again.
+            // Forget all causes instead of growing without limit.
             seen.clear();
         }
         match seen.get_mut(&key) {

@@ -58,7 +58,7 @@ fn cache_dir(config: &Config) -> Finding {
     Finding::new(Level::Ok, subject, text)
 }
 
-/// What the kernel keeps tasks and the host from, in one line.
+/// The restrictions that the kernel enforces on tasks and on the host, in one line.
 pub(crate) fn kernel_line(tasks: Confinement, host: InForce, config: &Config) -> String {
     match config.confinement.confine {
         Confine::Off => format!("{tasks}; this host does not confine itself (--confine off)"),
@@ -66,7 +66,7 @@ pub(crate) fn kernel_line(tasks: Confinement, host: InForce, config: &Config) ->
     }
 }
 
-/// Whether the kernel enforces what `--confine require` asks for, and what it can enforce.
+/// Checks which restrictions the kernel can enforce, and whether `--confine require` is met.
 pub(crate) fn kernel(config: &Config) -> Finding {
     let tasks = sandbox::possible_confinement();
     let host = match config.confinement.confine {
@@ -99,13 +99,13 @@ fn judge_kernel(tasks: Confinement, host: InForce, config: &Config) -> Finding {
     }
 }
 
-/// Sets up the sandbox as a run would. Only that tells whether there are enough address space and
-/// threads.
+/// Sets up the sandbox as a run would. No other check shows whether there are enough address space
+/// and threads.
 fn guests(config: &Config) -> Finding {
     let spill = Arc::new(SpillDir::when_needed(&config.cache.dir.join("work")));
     let tasks = output::count(config.work.parallel as u64, "task");
     let problem = match Sandbox::new(config.work.parallel, spill, config.work.mode()) {
-        // The threads of the tasks exist meanwhile.
+        // Keep the tasks' threads while checking for the others.
         Ok(_sandbox) => match super::super::ask_for_threads(super::super::base_threads()) {
             Ok(()) => {
                 return Finding::new(Level::Ok, "sandbox", format!("{tasks} can run at a time"));
@@ -118,7 +118,7 @@ fn guests(config: &Config) -> Finding {
         .cure(cure(&problem))
 }
 
-/// Compiles a small module in a process of its own, as a run would.
+/// Compiles a small module in a separate process, as a run would.
 pub(super) async fn compiler(config: &Config) -> Finding {
     let limits = config.compile.limits();
     match task_host::config::compiler(limits).try_out().await {
@@ -165,7 +165,7 @@ fn files(config: &Config) -> Finding {
     ))
 }
 
-/// The largest size of a file, if there is a limit.
+/// Checks the maximum size of a file, if there is a limit.
 fn file_size(config: &Config) -> Option<Finding> {
     let limit = ByteSize(getrlimit(Resource::Fsize).current?);
     let limits = config.limits();
@@ -191,7 +191,7 @@ fn file_size(config: &Config) -> Option<Finding> {
     Some(Finding::new(Level::Warn, "file size", text).cure(cure))
 }
 
-/// Whether the memory of this process is enough for the tasks and the compiler.
+/// Checks whether the memory of this process is enough for the tasks and the compiler.
 pub(crate) fn memory(config: &Config) -> Option<Finding> {
     let machine = Machine::of_process();
     judge_memory(config, &config.limits(), machine)
@@ -232,7 +232,7 @@ fn judge_memory(config: &Config, limits: &TaskLimits, machine: &Machine) -> Opti
         );
         return Some(Finding::new(Level::Warn, "memory", text).cure(cure));
     }
-    // By default, fewer tasks run at a time.
+    // Warn if the memory that the host needs for each task lowers the default of `--parallel`.
     let beside = limits.most(Limits::beside_the_guest).beside_the_guest();
     if beside > memory && parallel < machine.cores() && parallel == limits.places(machine) {
         let text = format!(

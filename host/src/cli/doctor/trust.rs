@@ -1,4 +1,4 @@
-//! Checks that the components that host.toml and the public keys are about may run.
+//! Checks that components may run under the digests in `host.toml` and the public keys.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Seek};
@@ -9,8 +9,8 @@ use task_host::digest::Digest;
 use task_host::fit::{Finding, Level};
 use task_host::key::{BucketKey, Prefix, TaskName};
 
-/// Checks the components `names` of a bucket. Returns what is wrong with each, or one line if all may
-/// run.
+/// Checks the components `names` in a bucket. Returns a finding for each problem, or one finding if
+/// all may run.
 pub(super) async fn look(
     policy: &Policy,
     names: &BTreeSet<TaskName>,

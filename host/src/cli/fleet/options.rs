@@ -66,7 +66,7 @@ pub(super) struct EngineOption {
 }
 
 impl EngineOption {
-    /// The engine, as a flag or the file names it.
+    /// The engine that the flag names, or else `host.toml`.
     pub(super) fn address(&self, settings: &Settings) -> anyhow::Result<Address> {
         let file =
             || -> anyhow::Result<Option<Address>> { Ok(Options::of_file(settings)?.engine.on) };
@@ -83,7 +83,7 @@ impl EngineOption {
 }
 
 impl Options {
-    /// The table `[fleet]` of the file.
+    /// The table `[fleet]` of `host.toml`.
     pub(super) fn of_file(settings: &Settings) -> anyhow::Result<Self> {
         let table = settings.fleet();
         let command = Command::new("host").no_binary_name(true).disable_help_flag(true);
@@ -92,12 +92,12 @@ impl Options {
         parsed.map_err(|error| table.wrong(error))
     }
 
-    /// The flags, completed with the file.
+    /// The flags, completed with the values in `host.toml`.
     pub(super) fn complete(self, settings: &Settings) -> anyhow::Result<Self> {
         let file = Self::of_file(settings)?;
         let or = |flag: Vec<String>, file| if flag.is_empty() { file } else { flag };
         let mut options = file.options;
-        // A flag replaces all values of the file for the same option.
+        // A flag replaces all values in the file for the same option.
         options.retain(|(name, _)| self.options.iter().all(|(flag, _)| flag != name));
         options.extend(self.options);
         Ok(Self {
@@ -116,11 +116,11 @@ impl Options {
     }
 }
 
-/// How many workers.
+/// The number of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Workers {
     Number(Wanted),
-    /// As many as the tasks of the queue need, up to a number.
+    /// The number that the tasks in the queue need, up to a maximum if one is given.
     Auto(Option<u32>),
 }
 

@@ -1,4 +1,4 @@
-//! The queues of a fleet that exists, as its engine says.
+//! The queues of an existing fleet, from the variables that its engine keeps.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use task_host::queue::{self, Admin, Counts};
 
 use super::super::settings::Settings;
 
-/// The queues of a fleet.
+/// The queue of a fleet and its error queue.
 pub(super) struct Queues {
     pub(super) tasks: Box<dyn Admin>,
     pub(super) errors: Box<dyn Admin>,
@@ -15,7 +15,7 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// Opens the queues that the variables of workers name.
+    /// Opens the queues that the environment variables of the workers name.
     pub(super) async fn open(environment: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let settings = Settings::of_variables(environment);
         let access = settings.queue_access()?;

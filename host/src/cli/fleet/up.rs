@@ -14,7 +14,7 @@ use super::super::settings::{Flags, OfWorkers, Settings};
 use super::options::{Options, Workers};
 use super::{advice, name, open, said, states, tell};
 
-/// The image of this version.
+/// The default image: the public image of this version.
 const IMAGE: &str = concat!("ghcr.io/task-host/task-host:", env!("CARGO_PKG_VERSION"));
 
 pub(super) const HELP: &str = "\
@@ -58,7 +58,7 @@ struct WorkersOfFleet {
     flags: Flags<OfWorkers>,
 }
 
-/// What to start, and where.
+/// The workers to start, and their engine.
 struct Plan {
     engine: Box<dyn Engine>,
     address: String,
@@ -71,7 +71,8 @@ struct Plan {
 impl Up {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let Plan { engine, address, spec, wanted, queues } = self.workers.plan().await?;
-        // As a worker would, but before `status` and `wait` count what is in them.
+        // Create the queues, which the workers would do later: `status` and `wait` count their
+        // messages.
         for queue in &queues {
             queue::open(queue, &queue::Access::default()).await?;
         }
@@ -113,7 +114,7 @@ impl Render {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let Plan { engine, spec, wanted, .. } = self.workers.plan().await?;
         let document = engine.render(&spec, wanted.most).map_err(advice)?;
-        // As it is: a program reads it.
+        // Unchanged, because another program reads it.
         let mut out = output::Messages::new();
         for line in document.trim_end_matches('\n').split('\n') {
             out.write(line.as_bytes())?;
@@ -124,7 +125,7 @@ impl Render {
 }
 
 impl WorkersOfFleet {
-    /// Checks all options as a worker would.
+    /// Checks all options, as a worker would.
     async fn plan(self) -> anyhow::Result<Plan> {
         let mut settings = self.flags.load()?;
         for slip in settings.misspelt() {
@@ -204,16 +205,16 @@ impl WorkersOfFleet {
     }
 }
 
-/// Settings with which a worker ends by itself.
+/// Settings that make a worker end by itself.
 const ENDS: [&str; 4] = ["exit-when-empty", "exit-when-idle", "max-tasks", "for"];
 
-/// Memory that can be written shortly: in whole steps of 256 MiB.
+/// Rounds memory up to a multiple of 256 MiB, which has a short notation.
 fn in_steps(memory: ByteSize) -> ByteSize {
     const STEP: u64 = 256 << 20;
     ByteSize::b(memory.as_u64().div_ceil(STEP).saturating_mul(STEP))
 }
 
-/// The number of workers for the tasks that wait now.
+/// The number of workers for the tasks that are in the queue now.
 async fn workers_for_queue(settings: &Settings, slots: usize, each: u64) -> anyhow::Result<u32> {
     let queue = queue::admin(&settings.queue()?, &settings.queue_access()?).await?;
     let counts = queue.counts().await?;
@@ -246,7 +247,7 @@ mod tests {
     use super::super::super::settings::reference;
     use super::*;
 
-    /// These are settings of a worker or of the command line, listed elsewhere.
+    /// True for options of a fleet. Settings of workers and global flags are documented elsewhere.
     fn is_own(option: &&clap::Arg) -> bool {
         option.get_help_heading() == Some("Fleet")
     }

@@ -1,4 +1,4 @@
-//! Commands about a fleet that exists.
+//! `host fleet status`, `wait`, `logs` and `down`: commands about an existing fleet.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -134,7 +134,7 @@ impl Status {
         for fleet in &names {
             let status = match &self.name {
                 Some(_) => existing(&*engine, fleet, &address).await?,
-                // It may have been forgotten since it was listed.
+                // The engine may have deleted the fleet since it was listed.
                 None => match engine.status(fleet).await.map_err(advice)? {
                     Some(status) => status,
                     None => continue,
@@ -212,7 +212,7 @@ async fn counted(status: &fleet::Status) -> anyhow::Result<(ShownQueue, ShownQue
     ))
 }
 
-/// The status of a fleet that has to exist.
+/// The status of a fleet. An error if the fleet does not exist.
 async fn existing(
     engine: &dyn Engine,
     fleet: &FleetName,
@@ -352,5 +352,5 @@ impl Down {
     }
 }
 
-/// How long workers may take to end.
+/// How long `down` waits for workers to end.
 const TO_END: Duration = Duration::from_secs(600);

@@ -1,13 +1,13 @@
 //! The project in C that `host new` creates.
 //!
-//! It has what `wit-bindgen` makes of the interface, so that a compiler is all that it needs.
+//! It contains the bindings that `wit-bindgen` generates, so that it needs only a C compiler.
 
 /// Commands that build the project and run it once, in its directory.
 pub(super) const STEPS: &[&str] =
     &["host try . --input sample/stars.csv --payload '{\"min_rows\": 1}'"];
 
-/// Paths in the project, and contents with placeholders. In this repository the list of ignored
-/// files has another name, because tools would use it.
+/// Paths in the project, and contents with placeholders. In this repository `.gitignore` has
+/// another name, because git would apply it.
 const TEMPLATE: &[(&str, &str)] = &[
     (".gitignore", include_str!("../../../templates/c/gitignore.in")),
     ("Makefile", include_str!("../../../templates/c/Makefile")),
@@ -19,7 +19,7 @@ const TEMPLATE: &[(&str, &str)] = &[
     ("src/task_host.h", include_str!("../../../templates/c/src/task_host.h")),
 ];
 
-/// Paths in the project, and contents that are no text: the interface that the component has.
+/// Paths in the project, and binary contents: the component's interface as an object file.
 pub(super) const OBJECTS: &[(&str, &[u8])] = &[(
     "bindings/task_component_type.o",
     include_bytes!("../../../templates/c/bindings/task_component_type.o"),

@@ -7,7 +7,7 @@ pub(super) const STEPS: &[&str] =
     &["host try . --input sample/stars.csv --payload '{\"min_rows\": 1}'"];
 
 /// Paths in the project, and contents with placeholders. In this repository some files have other
-/// names, because tools would use them.
+/// names, because tools would apply them.
 const TEMPLATE: &[(&str, &str)] = &[
     (".gitignore", include_str!("../../../templates/js/gitignore.in")),
     ("README.md", include_str!("../../../templates/js/README.md")),
@@ -24,7 +24,7 @@ const TEMPLATE: &[(&str, &str)] = &[
 /// The files of a project called `name`: paths and contents.
 pub(super) fn files(name: &str) -> Vec<(&'static str, String)> {
     let component = name.replace('-', "_");
-    // npm takes no capitals.
+    // npm does not accept capital letters.
     let package = name.to_ascii_lowercase();
     let fill = |text: &str| {
         text.replace("{{name}}", name)

@@ -1,14 +1,14 @@
 //! The project in Python that `host new` creates.
 //!
-//! The package `task_host_guest` is a copy inside the project of the sources that this binary was
-//! built with, so it fits this host, and no index needs to have it.
+//! The project contains a copy of the package `task_host_guest`, from the sources that this binary
+//! was built with. The copy fits this host and does not depend on a package index.
 
 /// Commands that build the project and run it once, in its directory.
 pub(super) const STEPS: &[&str] =
     &["host try . --input sample/stars.csv --payload '{\"min_rows\": 1}'"];
 
 /// Paths in the project, and contents with placeholders. In this repository some files have other
-/// names, because tools would use them.
+/// names, because tools would apply them.
 const TEMPLATE: &[(&str, &str)] = &[
     (".gitignore", include_str!("../../../templates/python/gitignore.in")),
     ("README.md", include_str!("../../../templates/python/README.md")),
@@ -30,8 +30,8 @@ macro_rules! package {
     };
 }
 
-/// The package: paths in the project, and contents as in the repository. `sdk-python` has links to
-/// them, which `cargo package` follows.
+/// The package: paths in the project, and contents as in the repository. `sdk-python` in this
+/// crate's directory links to them, and `cargo package` follows links.
 const PACKAGE: &[(&str, &str)] = package![
     "README.md",
     "pyproject.toml",
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of the package that is not listed here would be missing in every new project.
+    /// A file of the package that is not in `PACKAGE` would be missing in every new project.
     #[test]
     fn every_file_of_the_package_is_embedded() {
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk-python");

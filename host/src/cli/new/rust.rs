@@ -1,19 +1,19 @@
 //! The project in Rust that `host new` creates.
 //!
-//! The SDK comes from crates.io, or as a copy inside the project of the sources that this binary
-//! was built with. Both have the interface version of this host.
+//! The SDK comes from crates.io, or the project contains a copy of the sources that this binary was
+//! built with. Both have the interface version of this host.
 
-/// Builds the project and runs it once.
+/// The command that builds the project and runs it once.
 const TRY: &str = "host try . --input sample/tyger.txt --payload '{\"top\": 5}'";
 
 /// Commands that build the project and run it once, in its directory.
 pub(super) const STEPS: &[&str] = &["rustup target add wasm32-wasip2", TRY];
 
-/// True if crates.io has the SDK in this version. The first release that is published there sets
-/// this (`docs/releasing.md`).
+/// True if crates.io has this version of the SDK. Set this with the first release that is published
+/// there (`docs/releasing.md`).
 const SDK_IS_PUBLISHED: bool = false;
 
-/// Where a project gets the SDK from.
+/// The source of a project's SDK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sdk {
     /// crates.io, in the version of this host.
@@ -62,8 +62,8 @@ const ABOUT_COPIED: &str = "`sdk/` contains the SDK and the interface (`sdk/wit/
     version of the `host` that created this project. Don't edit it; a newer `host new` writes a \
     newer version.";
 
-/// Paths in the project, and contents with placeholders. In this repository the manifest and the
-/// list of ignored files have other names, because tools would use them.
+/// Paths in the project, and contents with placeholders. In this repository `Cargo.toml` and
+/// `.gitignore` have other names, because tools would apply them.
 const TEMPLATE: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../../templates/rust/Cargo.toml.in")),
     (".cargo/config.toml", include_str!("../../../templates/rust/.cargo/config.toml")),
@@ -99,11 +99,12 @@ const SDK: &[(&str, &str)] = sdk![
     "sdk/src/testing.rs",
 ];
 
-/// The manifest has another name, because cargo packages no directory with a `Cargo.toml`.
+/// The manifest has another name, because cargo does not package a directory with a `Cargo.toml`.
 const SDK_MANIFEST: &str = include_str!("../../../sdk/Cargo.toml.in");
 
-/// What the SDK's manifest inherits from the workspace, which a project does not have. Cargo gives
-/// this package the same values except for the edition, which a test compares.
+/// The keys and values that the SDK's manifest inherits from the workspace, which a project does
+/// not have. This package inherits the same values. Cargo sets no variable for the edition, so a
+/// test compares it.
 const INHERITED: &[(&str, &str)] = &[
     ("version", env!("CARGO_PKG_VERSION")),
     ("edition", "2024"),
@@ -142,7 +143,7 @@ fn sdk_manifest() -> String {
     lines.map(|line| literal(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
-/// Keywords, crates of Rust itself, and dependencies of the project.
+/// Keywords, crates of Rust's standard library, and dependencies of the project.
 #[rustfmt::skip]
 pub(super) const TAKEN: &[&str] = &[
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
@@ -160,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// The manifest of a project with that SDK.
+    /// The manifest of a project with this SDK.
     fn manifest(sdk: Sdk) -> toml::Table {
         let files = files("edge-finder", sdk);
         let (_, text) = files.iter().find(|(path, _)| *path == "Cargo.toml").unwrap();
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(Sdk::chosen(true), Sdk::Copied);
     }
 
-    /// A file of the SDK that is not listed here would be missing in every new project.
+    /// A file of the SDK that is not in `SDK` would be missing in every new project.
     #[test]
     fn every_file_of_the_sdk_is_embedded() {
         let host = Path::new(env!("CARGO_MANIFEST_DIR"));

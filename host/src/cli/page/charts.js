@@ -1,6 +1,6 @@
-// The last hour as charts. One cursor marks the same minute in all of them.
+// The last hour as charts. The cursor marks the same minute in all charts.
 
-/** The steps of a scale from zero: at most four, at round numbers. */
+/** The marks of a scale: zero, and at most four steps at round numbers. */
 function steps(highest, isTime) {
   if (!(highest > 0)) return [0, 1];
   const bases = isTime && highest > 60 ? [60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400] : null;
@@ -12,7 +12,7 @@ function steps(highest, isTime) {
   return all;
 }
 
-/** A chart of some series: `{ key, label, className }`. */
+/** A chart of several series: `{ key, label, className }`. */
 class Chart {
   constructor(title, series, { form, isStacked = false, isTime = false, hasArea = false }) {
     Object.assign(this, { title, series, form, isStacked, isTime, hasArea, minutes: [] });
@@ -62,7 +62,7 @@ class Chart {
     if (chosen !== this.chosen) this.onchoose?.(chosen);
   }
 
-  /** Shows these minutes, and the values of one of them or of the last. */
+  /** Shows `minutes`, and the values of the chosen minute or else of the last one. */
   update(minutes, chosen) {
     Object.assign(this, { minutes, chosen });
     this.render();
@@ -84,7 +84,7 @@ class Chart {
     const labels = scale.map((value) => this.form(value));
     const left = 14 + 6 * Math.max(...labels.map((label) => label.length));
     this.frame = { left, width: width - left - 2 };
-    // The last minute ends at the right.
+    // The last minute ends at the right edge.
     this.first = minutes.at(-1).time - 3540;
     const x = (time) => left + ((time - this.first) / 3600) * this.frame.width;
     const y = (value) => height - 20 - (value / scale.at(-1)) * (height - 30);
@@ -122,7 +122,7 @@ class Chart {
 
   lines(x, y) {
     return this.series.flatMap(({ key, className }) => {
-      // A minute without a value, or none at all, ends a line.
+      // A minute without a value ends a line, and so does a gap between minutes.
       const runs = [];
       let last;
       for (const minute of this.minutes) {

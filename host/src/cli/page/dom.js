@@ -1,4 +1,4 @@
-// Elements. Texts are only ever set as text: the policy of the page forbids every other way.
+// Elements. Strings are only inserted as text: the policy of the page forbids everything else.
 
 const byId = (id) => document.getElementById(id);
 
@@ -10,7 +10,7 @@ function make(tag, className, ...children) {
   return element;
 }
 
-/** Sets a text if it differs: a selection in it survives. */
+/** Sets a text only if it differs, so that the user's selection survives. */
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -26,9 +26,8 @@ function show(element, isShown) {
 const kept = new WeakMap();
 
 /**
- * Makes the children of an element those of `items`, in order. A child lives as long as its key, so
- * that focus, selections and what is unfolded survive. `create` returns the node and how to update
- * it.
+ * Gives an element one child per item, in order. A child is kept as long as its key, so that focus,
+ * selections and open details survive. `create` returns `{ node, update }`.
  */
 function keep(parent, items, keyOf, create) {
   const old = kept.get(parent) ?? new Map();
@@ -49,12 +48,12 @@ function keep(parent, items, keyOf, create) {
   kept.set(parent, now);
 }
 
-/** A cell whose text `value` gives; the label is shown where rows are folded. */
+/** A column. `value` returns the text of a cell. Narrow screens fold rows and show `label`. */
 const column = (title, className, value, label) => ({ title, className, value, label });
 
 /**
- * A table. The roles are given, because browsers forget them when a row is folded on a phone. Shows
- * the first `most` items until a button shows all.
+ * A table. Sets ARIA roles, because browsers drop the implicit ones when CSS folds rows on a phone.
+ * Shows the first `most` items until a button shows all.
  */
 class Table {
   constructor(place, columns, keyOf, { most = 100, none = "", title = "", folds = true } = {}) {
@@ -98,7 +97,7 @@ class Table {
       if (column.label) cell.dataset.label = column.label;
       return cell;
     });
-    // Only an element inside of a cell can be cut after two lines.
+    // CSS can truncate an element inside a cell after two lines, but not the cell itself.
     const texts = cells.map((cell, n) => {
       if (!this.columns[n].className.split(" ").includes("cut")) return cell;
       cell.append(make("div", "two"));
@@ -118,7 +117,7 @@ class Table {
   }
 }
 
-/** Where an input asks for some of the items only: those whose texts contain what was typed. */
+/** The items whose texts contain the value of an input. All items if it is empty. */
 function matching(input, items, textOf) {
   const wanted = input.value.trim().toLowerCase();
   return wanted ? items.filter((item) => textOf(item).toLowerCase().includes(wanted)) : items;

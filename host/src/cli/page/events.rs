@@ -1,7 +1,7 @@
-//! `/api/events`: the figures of a page as server-sent events, whenever they change.
+//! `/api/events`: sends the figures of a page as server-sent events whenever they change.
 //!
-//! The figures are made once for all pages, and only while one is open. A client that reads slowly
-//! misses events: each time it gets the newest, and nothing is kept for it.
+//! The figures are computed once for all pages, and only while a page is open. A client that reads
+//! slowly misses events: it always gets the newest figures, and there is no backlog for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,16 +18,15 @@ use serde_json::Value;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-/// The most pages that may be open at a time.
+/// The maximum number of open pages.
 const MOST_CLIENTS: usize = 32;
-/// The shortest time between two events.
+/// The minimum time between two events.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest time between two events: a client that gets none for longer can tell that its
-/// connection is lost.
+/// The maximum time between two events. A client that gets none for longer has lost its connection.
 const LONGEST: Duration = Duration::from_secs(15);
-/// Large figures are sent less often: a client gets so many bytes per second at most, on average.
+/// The maximum average rate for one client. Large figures are sent less often.
 const MOST_BYTES_PER_SECOND: u32 = 256 * 1024;
-/// An event for a client that knows the newest figures.
+/// An event for a client that has the newest figures already.
 const STILL: Bytes = Bytes::from_static(b"event: still\ndata:\n\n");
 /// How long a browser waits before it connects again.
 const RETRY: &[u8] = b"retry: 2000\n\n";
@@ -35,7 +34,7 @@ const RETRY: &[u8] = b"retry: 2000\n\n";
 /// The newest figures, for all clients.
 pub(super) struct Feed {
     newest: watch::Sender<Newest>,
-    /// Told when a client comes.
+    /// Notified when a client connects.
     joined: Notify,
     places: Arc<Semaphore>,
 }
@@ -43,13 +42,13 @@ pub(super) struct Feed {
 /// The newest figures as an event.
 #[derive(Clone, Default)]
 struct Newest {
-    /// Counts the events with figures; 0 is none.
+    /// The number of the event; 0 if there are no figures yet.
     number: u64,
     event: Bytes,
 }
 
 impl Feed {
-    /// A feed whose figures are made in the current runtime.
+    /// Starts a feed that computes its figures in the current runtime.
     pub(super) fn start<F, A>(figures: F) -> Arc<Self>
     where
         F: Fn() -> A + Send + Sync + 'static,
@@ -65,7 +64,7 @@ impl Feed {
     }
 }
 
-/// Makes events while there are clients. Never returns.
+/// Produces events while there are clients. Never returns.
 async fn publish<F, A>(feed: Arc<Feed>, figures: F)
 where
     F: Fn() -> A,
@@ -94,12 +93,12 @@ where
             }
             tokio::time::sleep(pause).await;
         }
-        // The next client gets new figures.
+        // Forget the figures, so that the next client gets new ones.
         feed.newest.send_replace(Newest::default());
     }
 }
 
-/// The figures without what changes by itself: when they were made.
+/// The figures without their times, which change even if nothing else does.
 fn without_clock(figures: &str) -> Value {
     let mut figures: Value = serde_json::from_str(figures).unwrap_or_default();
     if let Some(now) = figures.get_mut("now").and_then(Value::as_object_mut) {
@@ -116,7 +115,7 @@ fn without_clock(figures: &str) -> Value {
 /// A client that follows a feed.
 struct Client {
     newest: watch::Receiver<Newest>,
-    /// The number of the figures that it has.
+    /// The number of the last event that it received.
     has: u64,
     _place: OwnedSemaphorePermit,
 }
@@ -128,7 +127,7 @@ pub(super) async fn follow(State(feed): State<Arc<Feed>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "10")], why).into_response();
     };
     let mut newest = feed.newest.subscribe();
-    // What others have already is news to this client.
+    // This client has not seen the current figures, which others may have.
     newest.mark_changed();
     feed.joined.notify_one();
     let client = Client { newest, has: 0, _place: place };
@@ -145,7 +144,7 @@ pub(super) async fn follow(State(feed): State<Arc<Feed>>) -> Response {
 }
 
 impl Client {
-    /// The next event, when there is one. `None` when the feed has ended.
+    /// Waits for the next event. `None` when the feed has ended.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             self.newest.changed().await.ok()?;

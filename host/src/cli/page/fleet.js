@@ -1,6 +1,6 @@
-// Many hosts: what each runs, and which are silent.
+// The view of many hosts: the tasks that each host runs, and the silent hosts.
 
-/** How many tasks of each name run there, the most frequent first. */
+/** The number of running tasks of each name, the most frequent name first. */
 function runs(snapshot) {
   const numbers = new Map();
   for (const { name } of snapshot.running) numbers.set(name, (numbers.get(name) ?? 0) + 1);
@@ -47,7 +47,7 @@ class Hosts {
       { none: "No host has written a heartbeat.", title: "Hosts" });
   }
 
-  /** Silent hosts first, then by name. */
+  /** Sorts silent hosts first, and then by name. */
   update(items) {
     items.sort((a, b) => (b.is_silent - a.is_silent)
       || hostTitle(a.snapshot.host).localeCompare(hostTitle(b.snapshot.host), "en", { numeric: true }));
@@ -59,7 +59,7 @@ class Hosts {
   }
 }
 
-/** Ends of all hosts, added up. */
+/** The sum of a total over all hosts. */
 function totals(hosts, key) {
   return hosts.reduce((sum, { snapshot }) => sum + (snapshot.totals[key] ?? 0), 0);
 }
@@ -69,7 +69,7 @@ class FleetView {
     this.parts = parts;
   }
 
-  /** `elapsed`: seconds since the message came. */
+  /** `elapsed`: seconds since the message arrived. */
   update(all, elapsed) {
     const hosts = all.hosts.map((item) => ({ ...item, age: item.age_seconds + elapsed }));
     const silent = hosts.filter((item) => item.is_silent);

@@ -1,4 +1,4 @@
-// One host: what it is doing now.
+// The view of one host: its current state.
 
 const STATES = { working: "good", idle: "quiet", stopping: "warn" };
 
@@ -33,10 +33,10 @@ function hostFigures(now) {
   return all;
 }
 
-/** Names with what is known of their times. */
+/** A map from a name to its statistics. */
 const byName = (names) => new Map((names ?? []).map((name) => [name.name, name]));
 
-/** What the page says about a host itself. */
+/** Facts about the host itself, for a table. */
 function facts({ host }, age) {
   const worker = Object.entries(host.worker ?? {}).filter(([, value]) => value != null && value !== "")
     .map(([name, value]) => [name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)]);
@@ -52,7 +52,7 @@ class HostView {
     this.parts = parts;
   }
 
-  /** `clockNow`: the host's time now, later than that of its last message. */
+  /** `clockNow`: the current time of the host, later than the time of its last message. */
   update({ now, minutes, settings }, clockNow, heartbeat) {
     const { host } = now;
     put(byId("title"), hostTitle(host));
@@ -61,12 +61,12 @@ class HostView {
     if (heartbeat?.is_silent) state("silent since " + clock(now.time), "bad");
     else state(now.state, STATES[now.state] ?? "quiet");
     outages(now.outages);
-    // A silent host may have ended: nothing is expected of it.
+    // A silent host may have ended, so it has no rate and no time left.
     figures(hostFigures(heartbeat?.is_silent ? { ...now, rate: null, eta_seconds: null } : now));
     show(byId("charts"), minutes?.length > 0);
     if (minutes?.length) this.parts.charts.update(minutes);
     show(byId("hosts"), false);
-    // Of a silent host, only what it said is known.
+    // The running times of a silent host's tasks end with its last heartbeat.
     const until = heartbeat?.is_silent ? now.time : clockNow;
     const names = byName(now.names);
     this.parts.running.update(now.running.map((task) => ({ task, now: until, names })));
@@ -74,7 +74,7 @@ class HostView {
     this.parts.names.update(now.names);
     show(byId("settings"), settings?.length > 0);
     put(byId("settings-number"), settings ? count(settings.length) : "");
-    // What somebody set comes first.
+    // Settings that were set explicitly come first.
     const isDefault = ({ source }) => Number(source === "default");
     const sorted = [...(settings ?? [])].sort((a, b) => isDefault(a) - isDefault(b));
     this.parts.settings.update(sorted.map(({ name, value, source }) => [name, value, source]));

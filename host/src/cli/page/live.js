@@ -1,7 +1,7 @@
-// Gets the figures as they change, and shows them.
+// Receives the figures when they change, and shows them.
 
-/** Seconds without any message after which the connection counts as lost. The server sends one at
- * least every 15 s. */
+/** Seconds without a message after which the connection counts as lost. The server sends a message
+ * at least every 15 s. */
 const PATIENCE = 40;
 
 class Page {
@@ -17,7 +17,7 @@ class Page {
     this.host = new HostView(this.parts);
     this.fleet = new FleetView(this.parts);
     for (const id of ["hosts-filter", "running-filter"]) here(id).addEventListener("input", () => this.render());
-    // The address after # names a host here, so this link may not change it.
+    // The URL's fragment names a host, so this link must not change it.
     here("skip").addEventListener("click", (event) => {
       event.preventDefault();
       here("main").focus();
@@ -64,7 +64,7 @@ class Page {
     if (this.source.readyState === EventSource.CLOSED) this.ask();
   }
 
-  /** Asks why there is no stream: too many pages may be open. */
+  /** Finds out why there is no stream: too many pages may be open. */
   async ask() {
     const stop = new AbortController();
     try {
@@ -76,11 +76,11 @@ class Page {
     }
   }
 
-  /** Every second: times go on, and a connection that is lost is made again. */
+  /** Runs every second. Updates times, and reconnects if the connection is lost. */
   tick() {
     const silent = (performance.now() - this.heard) / 1000;
     if (silent > PATIENCE) this.isLongSilent();
-    // The browser tries again by itself, except after an answer that is no stream.
+    // The browser reconnects by itself, except after an answer that is not a stream.
     else if (this.source.readyState === EventSource.CLOSED && silent > 3) this.connect();
     const isLost = this.lost != null;
     put(byId("link"), isLost ? "Reconnecting…" : this.shown ? "Live" : "Connecting…");
@@ -105,7 +105,7 @@ class Page {
     show(byId("waiting"), false);
     if (this.shown.now) this.showHost(this.shown, elapsed);
     else this.showFleet(this.shown, elapsed);
-    // For whoever measures this page.
+    // For measurements of the page's loading time.
     if (!this.isMeasured) performance.mark("figures");
     this.isMeasured = true;
   }
@@ -129,11 +129,11 @@ class Page {
     this.fleet.update(all, elapsed);
   }
 
-  /** The table of running tasks has a column for hosts only where there are many. */
+  /** Rebuilds the table of running tasks. It has a column for hosts only in the view of many. */
   useRunning(withHosts) {
     if (this.withHosts === withHosts) return;
     this.withHosts = withHosts;
-    // Of many hosts, causes tell more than tasks.
+    // For many hosts, causes are more useful than tasks, so they come first.
     byId("main").insertBefore(byId("failures"), byId(withHosts ? "running" : "names"));
     const place = byId("running-table");
     place.replaceChildren();

@@ -1,6 +1,6 @@
-// The parts that the page of one host and the page of many share.
+// Parts that the views of one host and of many hosts share.
 
-/** The figures at the top: `{ label, value, note, part, isBad }`; `part` of a limit is shown as a bar. */
+/** The figures at the top: `{ label, value, note, part, isBad }`. A bar shows `part` (0 to 1). */
 function figures(items) {
   keep(byId("figures"), items, (item) => item.label, ({ label }) => {
     const [value, note, filled] = [make("div", "value"), make("div", "note"), make("span")];
@@ -21,7 +21,7 @@ function figures(items) {
   show(byId("figures"), true);
 }
 
-/** How much longer, and until when. */
+/** The time left, and the time of the end. */
 function timeLeft(eta, queue) {
   const isEmpty = queue?.waiting === 0 && !(queue.held > 0 || queue.retrying > 0);
   if (isEmpty) return { label: "Time left", value: "none", note: "the queue is empty" };
@@ -42,13 +42,13 @@ function inQueue(queue, now) {
   return { label: "Waiting in the queue", value, note: notes.join(" · ") };
 }
 
-/** Whether a task runs much longer than others of its name: the rule by which the host warns of it. */
+/** Whether a task runs much longer than others of its name. The host warns by the same rule. */
 function isSlow(task, seconds, names) {
   const name = names.get(task.name);
   return name?.done >= 10 && name.p50 != null && seconds >= Math.max(30, 10 * name.p50);
 }
 
-/** The table of running tasks, of one host or with their hosts. */
+/** The table of running tasks: of one host, or of many with a column for hosts. */
 class Running {
   constructor(place, withHosts) {
     const task = (item) => item.task;
@@ -109,10 +109,10 @@ class Running {
 
 const hostTitle = (host) => plain(host?.hostname || host?.id || "unknown", 80);
 
-/** The part of this page's address that chooses a host. */
+/** The URL fragment that selects a host. */
 const hostAddress = (host) => "#host=" + encodeURIComponent((host?.id ?? "").toWellFormed());
 
-/** A link to what the page knows of a host. */
+/** A link to the view of a host. */
 function hostLink(host, cell) {
   if (!cell.firstChild) cell.append(make("a", "guest two"));
   const to = hostAddress(host);
@@ -147,7 +147,7 @@ function failures(items, now) {
   show(byId("failures"), all.length > 0);
 }
 
-/** Times and ends of the tasks of each name. */
+/** The table of task names, with counts and times. */
 class Names {
   constructor(place) {
     const columns = [
@@ -184,7 +184,7 @@ class Pairs {
   }
 }
 
-/** Outages, in a list that is read out when it changes. */
+/** Outages, in a list that screen readers announce when it changes. */
 function outages(items) {
   keep(byId("outages"), items ?? [], (item) => item, () => {
     const node = make("li", "guest");

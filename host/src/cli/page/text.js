@@ -1,6 +1,6 @@
-// Numbers, times and texts as people read them.
+// Formats numbers, times and texts for people.
 
-/** Characters that are not visible or not in their place, as in `plain.rs` of the host. */
+/** Characters that are invisible or reorder text, as in the host's `plain.rs`. */
 const ODD = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}]/gu;
 
 function escaped(character) {
@@ -9,17 +9,17 @@ function escaped(character) {
   return "\\u{" + character.codePointAt(0).toString(16) + "}";
 }
 
-/** More marks on one letter than any script has, which would cover their neighbours. */
+/** More combining marks on one letter than any script uses. They would cover other text. */
 const MARKS = /(\p{M}{4})\p{M}+/gu;
 
-/** A text on one line, with escapes for characters that are not plain, cut to `most` characters. */
+/** A text on one line, truncated to `most` characters. Odd characters are escaped. */
 function plain(text, most = 300) {
   const all = Array.from(String(text ?? "").slice(0, 2 * most));
   const cut = all.length > most ? all.slice(0, most).join("") + "…" : all.join("");
   return cut.replace(MARKS, "$1…").replace(ODD, escaped);
 }
 
-/** The same for a text of several lines. */
+/** A text of several lines. Odd characters are escaped. */
 function lines(text, most = 20000) {
   const cut = String(text ?? "").slice(0, most);
   return cut.replace(MARKS, "$1…").replace(ODD, (odd) => (odd === "\n" || odd === "\t" ? odd : escaped(odd)));
@@ -37,7 +37,7 @@ function counted(number, noun) {
   return count(number) + " " + noun + (number === 1 ? "" : "s");
 }
 
-/** Three digits at most: `1.2K`. */
+/** A number with at most three digits: `1.2K`. */
 function brief(number) {
   return Math.abs(number) < 1 ? String(Number(number.toPrecision(2))) : BRIEF.format(number);
 }
@@ -71,7 +71,7 @@ function span(seconds) {
   return coarse(s);
 }
 
-/** The same in whole seconds, for times that grow while they are shown. */
+/** A time in whole seconds, for times that change while they are shown. */
 function coarse(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return s + " s";

@@ -1,4 +1,4 @@
-//! `host queue errors`: the reports of an error queue by cause.
+//! `host queue errors`: lists the reports in an error queue by cause.
 
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,9 +15,10 @@ use super::super::output;
 use super::super::progress_line::ProgressLine;
 use super::{Which, load};
 
-/// The reports of a service that are read by default. Each is leased to be read.
+/// The default maximum number of reports that are read from a service. Each must be leased to be
+/// read.
 const LEASED: u64 = 1000;
-/// Characters of a cause or an example that are shown.
+/// The maximum number of characters of a cause or an example.
 const SHOWN: usize = 160;
 
 pub(super) const HELP: &str = "\
@@ -110,7 +111,8 @@ impl Errors {
     }
 }
 
-/// Writes a cause in three lines: how often and what, who and when, and an example.
+/// Writes a cause in three lines: its count and text, the names and times of its tasks, and an
+/// example.
 fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
     let Failures { cause, count, names, first, last, example, .. } = failures;
     writeln!(out, "\n{:>7}  {}", HumanCount(*count).to_string(), output::cut(cause, SHOWN))?;
@@ -122,7 +124,8 @@ fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
     // Reports come in no particular order.
     let mut names = names.clone();
     names.sort();
-    // A report about a message that is not a task has no name, and one of another program no time.
+    // A report about a message that is not a task has no name. A report from another program has no
+    // time.
     let known = [names.join(", "), times];
     let known: Vec<&str> = known.iter().map(String::as_str).filter(|s| !s.is_empty()).collect();
     if !known.is_empty() {
@@ -139,7 +142,7 @@ fn write(out: &mut impl Write, failures: &Failures) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A time in UTC to the second.
+/// A time in UTC, in whole seconds.
 fn time(seconds: f64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let text = humantime::format_rfc3339_seconds(time.unwrap_or(UNIX_EPOCH)).to_string();

@@ -1,4 +1,4 @@
-//! `host queue ls`: lists the messages of a queue, one a line.
+//! `host queue ls`: lists the messages in a queue, one per line.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,10 +15,11 @@ use super::super::exit_code::Exit;
 use super::super::output;
 use super::Which;
 
-/// The messages of a service that are shown by default. Each is leased to be shown.
+/// The default maximum number of messages that are shown from a service. Each must be leased to be
+/// read.
 const LEASED: usize = 100;
 
-/// Characters of a host's name that are shown.
+/// The maximum number of characters of a host's name.
 const HOST: usize = 16;
 
 /// Options of `host queue ls`.
@@ -46,7 +47,7 @@ impl Ls {
             usize::try_from(limit).unwrap_or(usize::MAX)
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Each message is written as it is read, because a queue may be long.
+        // Write each message as soon as it is read, because a queue may be long.
         let mut out = output::long_out();
         let mut messages = queue.messages();
         let mut shown = 0;
@@ -106,9 +107,9 @@ struct Json<'a> {
     due: Option<u64>,
     /// Null if the queue does not know it.
     sent: Option<u64>,
-    /// The message; null if it is not JSON that every reader accepts.
+    /// The message; null if it is not JSON that every parser accepts.
     message: Option<&'a RawValue>,
-    /// The text of such a message.
+    /// The text of a message that is not such JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
     /// Why the message could not be read.
@@ -116,7 +117,7 @@ struct Json<'a> {
     unread: Option<&'a str>,
 }
 
-/// A message as JSON, if every reader accepts it.
+/// The message as JSON, if every parser accepts it.
 fn portable(text: &str) -> Option<&RawValue> {
     let is_portable = json::parse(text).is_ok_and(json::Value::is_portable);
     serde_json::from_str(text).ok().filter(|_| is_portable)
@@ -135,7 +136,7 @@ fn due(due: Option<Duration>, now: Duration) -> String {
 #[derive(Debug, Default)]
 struct Row {
     is_report: bool,
-    /// When it was reported, in UTC.
+    /// The time of the report, in UTC.
     time: String,
     attempt: String,
     host: String,
@@ -207,7 +208,8 @@ impl Row {
     }
 }
 
-/// The columns of a list. A queue has tasks or reports, and seldom both.
+/// The columns of a list. They follow from the first message, because few queues have both tasks
+/// and reports.
 struct Columns {
     has_reports: bool,
 }
@@ -235,7 +237,7 @@ impl Columns {
     }
 }
 
-/// A task in words.
+/// A description of a task for people.
 fn task(text: &str) -> String {
     match task_host::message::decode(text.as_bytes()) {
         Ok(task) => {

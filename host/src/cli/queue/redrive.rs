@@ -63,14 +63,14 @@ pub(crate) struct Redrive {
     json: bool,
 }
 
-/// What was sent back, as `--json` prints it.
+/// The result of a redrive, as `--json` prints it.
 #[derive(Serialize)]
 struct Summary<'a> {
     queue: &'a str,
     from: &'a str,
-    /// Tasks that are in the queue now; in a dry run, that would be.
+    /// Tasks that were sent, or would be sent in a dry run.
     sent: u64,
-    /// The same by the names of the tasks.
+    /// `sent` by the name of the task.
     names: &'a BTreeMap<String, u64>,
     /// Messages that do not match.
     left: u64,
@@ -85,7 +85,7 @@ impl Redrive {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let (settings, console) = load(&self.queue.flags)?;
         let (to, from) = self.queue.with_errors(&settings, self.from.as_deref())?;
-        // No report is older than an age that reaches beyond the first time of the clock.
+        // An age that reaches back before the earliest time of the clock means 1970.
         let now = SystemTime::now();
         let ago = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let filter = Filter {
@@ -130,7 +130,7 @@ impl Redrive {
     }
 }
 
-/// A redrive that failed, with what to do about it.
+/// The error of a failed redrive, with a hint.
 pub(crate) fn redrive_error(error: RedriveError) -> Advice {
     match error {
         RedriveError::SameQueue(_) => Advice::usage(error.to_string())

@@ -1,4 +1,5 @@
-//! `host queue status`: how many tasks wait, are held, wait for a retry, are done, and have failed.
+//! `host queue status`: counts the tasks that wait, are held, wait for a retry, are done, or have
+//! failed.
 
 use std::io::Write;
 
@@ -11,7 +12,7 @@ use super::super::output;
 use super::super::settings::Settings;
 use super::{Which, load};
 
-/// The most reports that are read to tell failures from tasks that are done.
+/// The maximum number of reports that are read to tell failed tasks from done tasks.
 const REPORTS: u64 = 1000;
 
 /// The figures of a queue, with the fields of `--json`.
@@ -28,7 +29,7 @@ struct Status {
     errors: Errors,
 }
 
-/// What is in the error queue.
+/// The contents of the error queue.
 #[derive(Debug, Default, Serialize)]
 struct Errors {
     /// The queue's error queue, if there is one.
@@ -61,8 +62,8 @@ pub(super) async fn show(queue: &Which, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What is in the error queue. None if there is none, or it does not answer: the figures of the
-/// queue itself are shown anyway.
+/// The contents of the error queue. None if there is no error queue or it does not answer. The
+/// figures of the queue itself are shown anyway.
 async fn errors(settings: &Settings, address: &Address) -> Option<Errors> {
     let errors = settings.error_queue(address).ok()?;
     if errors.directory().is_some_and(|dir| !dir.exists()) {
@@ -70,7 +71,7 @@ async fn errors(settings: &Settings, address: &Address) -> Option<Errors> {
     }
     let admin = queue::admin(&errors, &settings.queue_access().ok()?).await.ok()?;
     let reports = admin.counts().await.ok()?.enqueued;
-    // To read a report of a service is to lease it.
+    // Reading a report in a service's queue takes a lease.
     let read = match errors.is_remote() {
         true => ErrorCauses::default(),
         false => ErrorCauses::of(&*admin, REPORTS).await.unwrap_or_default(),
@@ -84,7 +85,7 @@ async fn errors(settings: &Settings, address: &Address) -> Option<Errors> {
 }
 
 impl Status {
-    /// The four figures of `ptq status` as `ptq` prints them, and then ours.
+    /// The four figures of `ptq status` in the format of `ptq`, and then further ones.
     fn lines(&self) -> Vec<String> {
         let share = |part: Option<u64>, whole: Option<u64>| match (part, whole) {
             (Some(part), Some(whole @ 1..)) => {

@@ -1,4 +1,4 @@
-//! `host queue cp` and `host queue mv`: messages from one queue to another, of any kind.
+//! `host queue cp` and `host queue mv`: copy or move messages between two queues of any kind.
 
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -46,7 +46,7 @@ pub(crate) struct Transfer {
     flags: Flags<QueueAccess>,
 }
 
-/// What was done, as `--json` prints it.
+/// The result, as `--json` prints it.
 #[derive(Serialize)]
 struct Summary {
     from: String,
@@ -130,7 +130,7 @@ impl Transfer {
             parse::queue(text).map_err(|e| Advice::usage(format!("{name}: {e}")))
         };
         let (from, to) = (address("FROM", &self.from)?, address("TO", &self.to)?);
-        // Opening a directory as a queue would create it.
+        // Opening a missing directory as a queue would create it. `admin` fails instead.
         if !from.is_remote() {
             queue::admin(&from, access).await?;
         }

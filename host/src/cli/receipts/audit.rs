@@ -1,4 +1,4 @@
-//! `host receipts audit`: runs some of the finished tasks again, and compares what they leave.
+//! `host receipts audit`: runs some of the finished tasks again, and compares their outputs.
 
 use std::io;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ Examples:
   host receipts audit --sample 20 --seed 7 tasks.jsonl
   host receipts audit --sample 1% --name THRESHOLD --each 'datasets/cells/0_input/*.png'";
 
-/// Reasons that are shown. The others are counted.
+/// The maximum number of reasons that are shown. Further ones are only counted.
 const SHOWN: u64 = 20;
 
 /// Options of `host receipts audit`.
@@ -73,12 +73,12 @@ pub(crate) struct Audit {
     flags: Flags<Audits>,
 }
 
-/// What was found, as `--json` prints it.
+/// The result, as `--json` prints it.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Summary {
     bucket: String,
     seed: u64,
-    /// Tasks of which the sample was chosen.
+    /// Tasks that the sample was chosen from.
     tasks: u64,
     /// Tasks that left the outputs of their receipts.
     same: u64,
@@ -121,7 +121,7 @@ impl Summary {
     }
 }
 
-/// Where the tasks that differ are printed.
+/// Prints the tasks that differ.
 struct Printer {
     console: Console,
     out: output::Messages,
@@ -231,7 +231,7 @@ impl Audit {
     }
 }
 
-/// Opens what tasks need to run again.
+/// Opens the buckets and the cache that tasks need to run again.
 async fn open_rerunner(
     settings: &Settings,
     bucket: &Arc<dyn bucket::Bucket>,

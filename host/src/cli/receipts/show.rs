@@ -1,4 +1,4 @@
-//! `host receipts show`: the receipt of the task that left an output.
+//! `host receipts show`: shows the receipt of the task that left an output.
 
 use std::io::Write;
 
@@ -40,7 +40,7 @@ pub(crate) struct Show {
 /// A receipt, and whether an output matches it. The fields are what `--json` prints.
 #[derive(Serialize)]
 struct Shown<'a> {
-    /// Whether the object is the one of the receipt; null for a receipt that was named itself.
+    /// Whether the object has the digest in the receipt; null if KEY is a receipt.
     matches: Option<bool>,
     receipt: &'a RawValue,
 }
@@ -85,7 +85,7 @@ impl Show {
     }
 }
 
-/// The digest of an object; none if there is no such object.
+/// The digest of an object. None if there is no such object.
 async fn object(
     bucket: &dyn Bucket,
     key: &BucketKey,
@@ -112,7 +112,7 @@ async fn named(receipts: &Receipts, key: &BucketKey) -> anyhow::Result<(Receipt,
     }
 }
 
-/// Prints a receipt for people: its fields in their order, and lists with one entry a line.
+/// Prints a receipt for people: its fields in their order, and lists with one entry per line.
 fn print(matches: Option<bool>, bytes: &[u8]) -> anyhow::Result<()> {
     let receipt: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
     let mut rows = Vec::new();

@@ -40,7 +40,7 @@ Examples:
   host receipts verify --quick --name THRESHOLD --each 'datasets/cells/0_input/*.png'
   host queue ls ./queue-done --json | jq -c .task | host receipts verify";
 
-/// Reasons that are shown. The others are counted.
+/// The maximum number of reasons that are shown. Further ones are only counted.
 const SHOWN: u64 = 20;
 
 /// Options of `host receipts verify`.
@@ -64,7 +64,7 @@ pub(crate) struct Verify {
     flags: Flags<BucketOnly>,
 }
 
-/// What was found, as `--json` prints it.
+/// The result, as `--json` prints it.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Summary {
     bucket: String,
@@ -78,7 +78,7 @@ struct Summary {
     refused: u64,
 }
 
-/// Where tasks that are not done are printed.
+/// Prints the tasks that are not done.
 struct Printer {
     console: Console,
     out: output::Messages,

@@ -1,4 +1,5 @@
-//! What this host needs of its machine, from its settings; the kernel then refuses it all else.
+//! `--confine`: lets this process use only the files and ports that its settings need. The kernel
+//! refuses everything else.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,10 +14,11 @@ use super::super::exit_code::Advice;
 use super::super::output;
 use super::super::settings::Settings;
 
-/// Confines this process as its settings say. No other thread may run yet.
+/// Confines this process as its settings require. No other thread may run yet.
 ///
 /// # Errors
-/// When a directory can't be made, or when the kernel can't do what is required.
+/// If a directory can't be created, or if the kernel does not support what `--confine require`
+/// needs.
 pub(super) fn confine(
     settings: &Settings,
     config: &Config,

@@ -1,5 +1,5 @@
-//! `--listen`: HTTP endpoints for whoever starts, watches and stops the host. All of them only read.
-//! There is one file for each group of endpoints.
+//! `--listen`: read-only HTTP endpoints for engines, monitoring and browsers. There is one file for
+//! each group of endpoints.
 
 mod api;
 mod health;
@@ -42,14 +42,14 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// What the status page shows. It is made in a thread for calls that block, so that other answers don't
-/// wait for it.
+/// The data of the status page. Computed on a thread for blocking calls, so that other answers
+/// don't wait for it.
 async fn figures(view: impl Fn() -> HostView + Send + 'static) -> Arc<str> {
     let made = tokio::task::spawn_blocking(move || output::json_line(&view()).unwrap_or_default());
     String::from_utf8_lossy(&made.await.unwrap_or_default()).into()
 }
 
-/// What people should know of an address that others may reach.
+/// A warning about an address that other machines may reach.
 fn warning(address: SocketAddr) -> &'static str {
     match address.ip().is_loopback() {
         true => "",

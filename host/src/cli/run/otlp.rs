@@ -1,7 +1,7 @@
-//! Traces and metrics for OpenTelemetry, if the standard variables name an endpoint.
+//! Exports traces and metrics to OpenTelemetry, if the standard variables name an endpoint.
 //!
-//! The exporters work on threads of their own and send with [`Client`], on the runtime that tasks
-//! can't block. What can't be sent is lost, and the log says so once.
+//! The exporters have their own threads and send with [`Client`], on the runtime that tasks can't
+//! block. Data that can't be sent is dropped, with one warning per outage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,25 +27,25 @@ use tokio::runtime::Handle;
 
 /// The name of this program in OpenTelemetry.
 const NAME: &str = "task-host";
-/// How long one request may take.
+/// The timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a host that ends waits until the last traces and metrics are sent. An engine that told it
-/// to stop kills it soon after the grace period.
+/// How long an ending host waits until the last traces and metrics are sent. Short, because an
+/// engine that stops the host kills it soon after the grace period.
 const LAST: Duration = Duration::from_secs(3);
-/// The most bytes of an answer.
+/// The maximum size of an answer in bytes.
 const LONGEST_ANSWER: usize = 64 << 10;
 
-/// What is exported until this is ended.
+/// The running exports, until [`end`](Self::end).
 pub(super) struct Exports {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
 }
 
 impl Exports {
-    /// Starts to export what the variables ask for. Requests run on `runtime`.
+    /// Starts the exports that the variables ask for. Requests run on `runtime`.
     ///
     /// # Errors
-    /// When a variable has a value that can't be used.
+    /// If a variable has an invalid value.
     pub(super) fn start(services: &Arc<Services>, runtime: &Handle) -> anyhow::Result<Self> {
         let environment = Environment::of_process();
         let wants = |signal| wants(&environment, signal);
@@ -83,7 +83,7 @@ impl Exports {
         Ok(exports)
     }
 
-    /// Has tasks and metrics recorded.
+    /// Connects the exporters to the host's tasks and metrics.
     fn connect(&self, services: &Arc<Services>) {
         let tracer = self.traces.as_ref().map(|traces| traces.tracer(NAME));
         let meter = self.metrics.as_ref().map(|metrics| metrics.meter(NAME));
@@ -94,11 +94,11 @@ impl Exports {
         services.export_to(Telemetry::new(tracer, meter.as_ref()));
     }
 
-    /// Sends what is left. Waits for a few seconds at most.
+    /// Sends the remaining data. Waits for at most a few seconds.
     pub(super) async fn end(self) {
-        // On another thread, because the exporters block.
+        // On a thread for blocking calls, because shutting down an exporter blocks.
         let ending = tokio::task::spawn_blocking(move || {
-            // What can't be sent was logged.
+            // Failures were logged already.
             if let Some(traces) = self.traces {
                 let _ = traces.shutdown_with_timeout(LAST);
             }
@@ -110,7 +110,7 @@ impl Exports {
     }
 }
 
-/// Whether this signal is to be exported: `TRACES` or `METRICS`.
+/// Whether to export a signal: `TRACES` or `METRICS`.
 fn wants(environment: &Environment, signal: &str) -> bool {
     let get = |name: &str| environment.get(name).map(str::trim);
     let is_off = get("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"))
@@ -120,7 +120,7 @@ fn wants(environment: &Environment, signal: &str) -> bool {
     !is_off && endpoints.iter().any(|name| get(name).is_some())
 }
 
-/// A protocol that a variable asks for and that is not there.
+/// A variable that asks for an unsupported protocol, with its value.
 fn other_protocol(environment: &Environment) -> Option<String> {
     ["", "TRACES_", "METRICS_"].into_iter().find_map(|signal| {
         let variable = format!("OTEL_EXPORTER_OTLP_{signal}PROTOCOL");
@@ -129,7 +129,7 @@ fn other_protocol(environment: &Environment) -> Option<String> {
     })
 }
 
-/// What traces and metrics say of this host. The variables come first.
+/// The attributes of this host in traces and metrics. The variables take precedence.
 fn resource(services: &Services, environment: &Environment) -> Resource {
     let host = services.snapshot().host;
     let is_named = environment.get("OTEL_SERVICE_NAME").is_some()
@@ -148,7 +148,8 @@ fn resource(services: &Services, environment: &Environment) -> Resource {
     }
 }
 
-/// Sends requests of the exporters on a runtime of the host, because their threads have none.
+/// Sends the exporters' requests on a runtime of the host, because their own threads have no
+/// runtime.
 #[derive(Debug, Clone)]
 struct Client {
     client: reqwest::Client,
@@ -163,7 +164,7 @@ impl Client {
         Ok(Self { client, runtime: runtime.clone(), fails: Arc::default() })
     }
 
-    /// Logs the first failure of several, and the end of them.
+    /// Logs the first failure in a row, and the first success after it.
     fn note(&self, failure: Option<&str>) {
         match (failure, self.fails.swap(failure.is_some(), Relaxed)) {
             (Some(failure), false) => {
@@ -210,7 +211,7 @@ async fn send(
     Ok(response)
 }
 
-/// The first cause of an error: the others only say that a request failed.
+/// The root cause of an error. The errors above it only tell that a request failed.
 fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }

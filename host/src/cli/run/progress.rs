@@ -19,11 +19,12 @@ const LINE: Duration = Duration::from_secs(10);
 /// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What the progress is made of.
+/// Shows the progress of a host.
 pub(crate) struct Progress {
     console: Console,
     services: Arc<Services>,
-    /// The host stops at an empty queue, so the number of messages left is known to be the rest.
+    /// The host stops when the queue is empty, so a bar can show the remaining messages as the
+    /// rest.
     has_end: bool,
 }
 
@@ -137,7 +138,7 @@ fn ended(stats: &Stats) -> u64 {
     stats.done.load(Relaxed) + stats.failed.load(Relaxed)
 }
 
-/// A progress display, which is removed when this is dropped.
+/// A progress display. It is removed on drop.
 pub(crate) struct Shown {
     drawing: Option<tokio::task::JoinHandle<()>>,
     bar: Option<ProgressBar>,

@@ -1,4 +1,4 @@
-//! What makes a host stop: signals, and the notice of a cloud that it takes the machine away.
+//! Stops a host at a signal, or at a cloud's notice that the machine will be taken away.
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use super::{FILE_CALLS, STALLED, WATCH};
 /// How long a host may take to stop after the grace period.
 const TO_STOP: Duration = Duration::from_secs(60);
 
-/// Keeps SIGTERM and SIGINT waiting while this exists. A host that is the first process of a container
-/// would otherwise never see one that comes before it listens: the kernel throws it away.
+/// Keeps SIGTERM and SIGINT pending while this exists. Otherwise, if the host is the first process
+/// of a container, the kernel would discard a signal that arrives before the host listens.
 pub(super) struct Waiting;
 
 impl Waiting {
@@ -33,8 +33,8 @@ impl Waiting {
 
     fn mask(how: i32) {
         let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initializes the set that it is given, `sigaddset` and
-        // `pthread_sigmask` read it, and the last one changes only this thread.
+        // SAFETY: `sigemptyset` initializes the set before `sigaddset` and `pthread_sigmask` use
+        // it, and `pthread_sigmask` changes only the mask of this thread.
         unsafe {
             libc::sigemptyset(signals.as_mut_ptr());
             for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -51,29 +51,30 @@ impl Drop for Waiting {
     }
 }
 
-/// What signals and notices request.
+/// The requests of signals and notices.
 pub(super) struct Stop {
     pub(super) drain: CancellationToken,
     pub(super) kill: CancellationToken,
-    /// The number of the second signal, or zero before it comes.
+    /// The number of the second signal, or zero before it arrives.
     second: Arc<AtomicI32>,
-    /// A notice came before any signal.
+    /// A notice arrived before any signal.
     is_noticed: Arc<AtomicBool>,
 }
 
-/// Acts on what comes.
+/// The state of the task that acts on signals and notices.
 struct Heeding {
     signals: Signals,
     screen: Console,
     services: Arc<Services>,
     worker: Arc<Worker>,
-    /// Until when running tasks may finish, once the host stops.
+    /// The time until which running tasks may finish, once the host stops.
     until: Option<Instant>,
 }
 
 impl Stop {
     /// Acts on signals: the first drains, the second releases all tasks, the third exits. A notice
-    /// drains, and is not a signal: the machine sends one when it shuts down.
+    /// drains too. It does not count as a signal, because the machine sends one later when it shuts
+    /// down.
     pub(super) fn heed(
         signals: Signals,
         notices: Option<Watcher>,
@@ -113,7 +114,7 @@ impl Stop {
         Some(self.second.load(Relaxed)).filter(|signal| *signal != 0)
     }
 
-    /// What told the host to stop, if anything did.
+    /// The kind of request that made the host stop. None if there was none.
     pub(super) fn cause(&self) -> Option<&'static str> {
         let cause = if self.is_noticed.load(Relaxed) { "notice" } else { "signal" };
         self.drain.is_cancelled().then_some(cause)
@@ -121,8 +122,8 @@ impl Stop {
 }
 
 impl Heeding {
-    /// Drains at the first signal or a notice. Returns the second signal, or SIGTERM if the host is
-    /// overdue.
+    /// Drains at the first signal or at a notice. Returns the second signal, or SIGTERM if the host
+    /// is overdue.
     async fn drain(
         &mut self,
         mut notices: Option<Watcher>,
@@ -199,8 +200,8 @@ impl Heeding {
     }
 }
 
-/// Returns when a host whose tasks had to end at `until` is overdue: soon after that if file system
-/// calls hang, later otherwise.
+/// Waits until a host whose tasks had to end at `until` is overdue: soon after `until` if file
+/// system calls hang, or else later.
 async fn overdue(services: &Services, until: Instant) {
     tokio::time::sleep_until(until + STALLED).await;
     let hangs = async {
@@ -208,6 +209,6 @@ async fn overdue(services: &Services, until: Instant) {
             tokio::time::sleep(WATCH).await;
         }
     };
-    // Without a hang, other work gets more time to end.
+    // If no call hangs, other work gets more time to end.
     let _ = tokio::time::timeout(TO_STOP, hangs).await;
 }

@@ -16,22 +16,22 @@ use task_host::worker::{Goal, Stopped};
 
 use super::super::output;
 
-/// The causes of failures that are shown, and the characters of each.
+/// The maximum number of causes of failures that are shown, and of characters of each.
 const CAUSES: usize = 10;
 const CAUSE: usize = 100;
 
-/// What a host did, with the fields of `--json`.
+/// The summary of a host, with the fields of `--json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     stopped: &'static str,
-    /// What made the host stop: `empty`, `idle`, `max-tasks` or `for`, if it finished; or `signal`
-    /// or `notice`.
+    /// The reason why the host stopped: `empty`, `idle`, `max-tasks` or `for` if it finished by
+    /// itself, or else `signal` or `notice`.
     cause: Option<&'static str>,
     /// Which worker of a fleet this host is, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<&'static Identity>,
     done: u64,
-    /// Of these, tasks that were done before, as their receipts say.
+    /// Of these, tasks that were done before, according to their receipts.
     done_before: u64,
     failed: u64,
     retried: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Summary {
     bytes_out: u64,
     cache_hits: u64,
     cache_misses: u64,
-    /// Seconds of all tasks together in each step.
+    /// The total seconds of all tasks in each step.
     steps: serde_json::Map<String, serde_json::Value>,
     queue: String,
     /// The messages in the queue now; null if they could not be counted.
@@ -64,11 +64,11 @@ pub(crate) struct Summary {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ending {
     pub(crate) stopped: Stopped,
-    /// What it reached, if it ended by itself.
+    /// The condition that was met, if the host ended by itself.
     pub(crate) goal: Option<Goal>,
-    /// What told it to stop, if anything did.
+    /// The kind of request that made the host stop: `signal` or `notice`.
     pub(crate) cause: Option<&'static str>,
-    /// A second signal asked it to release all tasks.
+    /// A second signal requested the release of all tasks.
     pub(crate) is_hurried: bool,
 }
 

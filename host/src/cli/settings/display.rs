@@ -1,4 +1,4 @@
-//! The settings of the command line itself: what it shows, and where health checks are answered.
+//! The settings of the command line itself: logs, progress, and the address for monitoring.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use task_host::config::parse::{self, Parsed};
 use tracing_subscriber::EnvFilter;
 
-/// Heartbeats that come more often cost more than they tell.
+/// More frequent heartbeats would cost more than they are worth.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
-/// Silence of three intervals is still noticed on the same day.
+/// With this interval, a silent host is still noticed on the same day.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// What a command shows.
@@ -65,11 +65,11 @@ fn log_format(text: &str) -> Parsed<LogFormat> {
     LogFormat::from_str(text, false).map_err(|_| "is not one of auto, human and json".to_owned())
 }
 
-/// The filters for a level, which applies to this program and its guests; or filters as they are.
+/// Turns a level into filters for this program and its guests. Returns filters unchanged.
 fn log_level(text: &str) -> Parsed<String> {
     let filter = match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => {
-            // Of what tasks print, warnings are enough, unless details are asked for.
+            // At the default level, show only warnings of guests.
             let guest = if text == "info" { "warn" } else { text };
             format!("warn,task_host={text},host={text},guest={guest}")
         }
@@ -96,8 +96,8 @@ fn heartbeat(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// The address of a server. Without an IP address, it is this machine's own, which no other machine
-/// reaches.
+/// The address of a server. The default IP address is the loopback address, which other machines
+/// can't reach.
 pub(crate) fn address(text: &str) -> Parsed<SocketAddr> {
     let host_and_port = text.rsplit_once(':').filter(|(host, _)| matches!(*host, "" | "localhost"));
     let parsed = match host_and_port {

@@ -1,4 +1,5 @@
-//! `host.toml`: each key is the name of a setting, apart from the tables for tasks.
+//! `host.toml`: each key is the name of a setting, except for the tables for tasks and for `host
+//! fleet`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,12 +15,12 @@ use super::{DECLARED, Given, Origin, name, nearest, text_of};
 /// The file that is read if none is named.
 const DEFAULT: &str = "host.toml";
 
-/// What a file has.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     /// Settings of the host.
     pub(super) given: BTreeMap<&'static str, Given>,
-    /// Settings for the tasks of one name.
+    /// Settings for the tasks of each name.
     pub(super) tables: Tables,
     /// Options of `host fleet`.
     pub(super) fleet: FleetTable,
@@ -27,13 +28,13 @@ pub(super) struct File {
     pub(super) is_there: bool,
 }
 
-/// Reads the text of a file that the variable contains.
+/// Parses the contents of a file from the value of a variable.
 pub(super) fn of_text(variable: &str, text: &str) -> anyhow::Result<File> {
     Ok(parse(Path::new(variable), text)?)
 }
 
-/// Reads the named file, or `host.toml` in the current directory if it exists. `named` also says
-/// which flag or variable named the file.
+/// Reads the named file, or `host.toml` in the current directory if it exists. `named` is the path
+/// and the flag or variable that named it.
 pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
     let (path, by) = match named {
         Some((path, by)) => (path, Some(by)),
@@ -49,7 +50,7 @@ pub(super) fn read(named: Option<(PathBuf, &str)>) -> anyhow::Result<File> {
     }
 }
 
-/// Reads `host.toml` in the directory of the user's settings, if it exists and may be read.
+/// Reads `host.toml` in the user's configuration directory, if it exists and is readable.
 pub(super) fn read_users() -> anyhow::Result<File> {
     use io::ErrorKind::{NotADirectory, PermissionDenied};
     let Some(path) = environment::config_dir().map(|dir| dir.join(DEFAULT)) else {
@@ -67,7 +68,8 @@ pub(super) fn read_users() -> anyhow::Result<File> {
     }
 }
 
-/// Whether there is no file. A link to nothing is not that: somebody wants its settings.
+/// Whether there is no file. A dangling symbolic link does not count as missing, because its
+/// settings are expected.
 fn is_missing(path: &Path, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound && !path.is_symlink()
 }

@@ -1,4 +1,4 @@
-//! The table `[fleet]` of `host.toml`, and the settings that travel to workers.
+//! The table `[fleet]` of `host.toml`, and the settings that are passed to workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use super::{CONFIG_TEXT, DECLARED, Given, Origin, Settings, name, tables, text_o
 
 /// The name of the table.
 pub(super) const FLEET: &str = "fleet";
-/// The table of it with options of the engine.
+/// The name of its inner table with options of the engine.
 const OPTIONS: &str = "options";
-/// Settings of the launcher alone.
+/// Settings of `host fleet` itself, which are not passed to workers.
 const OWN: [&str; 1] = ["progress"];
 
-/// The table `[fleet]`: options of `host fleet`, by their flags.
+/// The table `[fleet]`: options of `host fleet`, by the names of their flags.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FleetTable {
     path: PathBuf,
@@ -41,7 +41,7 @@ impl FleetTable {
     /// The table as flags.
     ///
     /// # Errors
-    /// If a value is of no kind that a flag can have.
+    /// If a value has a type that a flag can't have.
     pub(crate) fn args(&self) -> Result<Vec<String>, Advice> {
         let mut args = Vec::new();
         for (key, value) in &self.table {
@@ -65,7 +65,7 @@ impl FleetTable {
         Ok(args)
     }
 
-    /// An error of clap about these flags.
+    /// Turns an error of clap about these flags into one about the table.
     pub(crate) fn wrong(&self, error: clap::Error) -> anyhow::Error {
         let flag = match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(flag)) => flag.trim_start_matches('-').to_owned(),
@@ -94,12 +94,13 @@ fn texts(place: &str, value: &toml::Value) -> Result<Vec<String>, Advice> {
 }
 
 impl Settings {
-    /// The table `[fleet]` of the file.
+    /// The table `[fleet]` of `host.toml`.
     pub(crate) fn fleet(&self) -> &FleetTable {
         &self.fleet
     }
 
-    /// The text of a setting that was given. Defaults of this machine say nothing about others.
+    /// The text of a setting that was given. Ignores defaults, because they depend on this machine
+    /// and not on the workers'.
     fn given(&self, name: &str) -> Option<&str> {
         let given = self.given.get(name).filter(|given| given.origin != Origin::Default);
         given.map(|given| &*given.text)
@@ -110,7 +111,7 @@ impl Settings {
         self.given(name).is_some()
     }
 
-    /// Gives a setting a value if nobody gave one.
+    /// Sets a value for a setting that was not given.
     pub(crate) fn or(&mut self, name: &'static str, text: impl Into<String>) {
         debug_assert!(DECLARED.iter().any(|setting| super::name(setting) == name), "{name}");
         if !self.has(name) {
@@ -119,15 +120,15 @@ impl Settings {
         }
     }
 
-    /// The settings that were given, as variables for workers. Queues and buckets that are
-    /// directories are absolute: other commands find them too.
+    /// The settings that were given, as variables for workers. Paths of queues and buckets are
+    /// absolute, so that other commands find them too.
     pub(crate) fn variables(&self, config: &Config) -> anyhow::Result<BTreeMap<String, String>> {
         let given = |setting| Some((variable(setting), self.given(name(setting))?.to_owned()));
         let shared = DECLARED.iter().filter(|setting| !OWN.contains(&name(setting)));
         let mut variables: BTreeMap<String, String> = shared.filter_map(given).collect();
         if self.has_file {
-            // Also without tables: a worker that finds the same file must not read it, because it may
-            // have changed.
+            // Set this even without tables: a worker that finds the same file must not read it,
+            // because the file may have changed.
             variables.insert(CONFIG_TEXT.to_owned(), tables::text(&self.tables));
         }
         let queues = [
@@ -155,7 +156,7 @@ impl Settings {
         Ok(variables)
     }
 
-    /// Settings from the variables of a worker.
+    /// The settings in the variables of a worker.
     pub(crate) fn of_variables(variables: &BTreeMap<String, String>) -> Self {
         let given = |setting| {
             let variable = variable(setting);
@@ -171,7 +172,7 @@ impl Settings {
         }
     }
 
-    /// The files and directories that a host with these settings uses, absolute.
+    /// The absolute paths of the files and directories that a host with these settings uses.
     pub(crate) fn paths(&self, config: &Config) -> anyhow::Result<BTreeSet<PathBuf>> {
         let queues = [Some(&config.queue), Some(&config.error_queue), config.done_queue.as_ref()];
         let queues = queues.into_iter().flatten().filter_map(|queue| queue.directory());

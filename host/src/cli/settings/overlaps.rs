@@ -1,8 +1,8 @@
-//! Settings that would let tasks reach what the host trusts: directories inside each other, and a
-//! bucket for messages that overlaps with the data.
+//! Finds settings that would let tasks reach files that the host trusts: directories inside each
+//! other, and a bucket for messages that overlaps with the data.
 //!
-//! Directories are compared by where they are stored: symbolic links and mounts are followed. A
-//! directory that does not exist yet counts as where the host would create it.
+//! Directories are compared by their location on disk, so symbolic links and mounts are followed. A
+//! directory that does not exist yet has the location where the host would create it.
 
 #[cfg(test)]
 mod tests;
@@ -19,14 +19,14 @@ use task_host::system;
 
 use super::super::exit_code::Advice;
 
-/// The entries of a queue's directory that hold its state.
+/// The entries of a queue's directory that contain its state.
 const QUEUE_PARTS: [&str; 6] = ["queue", "movement", "host", "hosts", "insertions", "completions"];
 /// The entries of a cache's directory.
 const CACHE_PARTS: [&str; 5] = {
     let [blobs, index, tmp, work] = cache::PARTS;
     [blobs, index, tmp, work, cache::COMPILED]
 };
-/// The most symbolic links to follow in one path: the kernel's limit.
+/// The maximum number of symbolic links to follow in one path: the kernel's limit.
 const MOST_LINKS: usize = 40;
 
 /// The purpose of a directory.
@@ -66,7 +66,7 @@ impl Role {
         }
     }
 
-    /// The entries that must be apart from other directories. Other entries may be anything.
+    /// The entries that must not overlap with other directories. Other entries do not matter.
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Bucket | Self::Inputs | Self::Components => &[""],
@@ -76,7 +76,7 @@ impl Role {
     }
 }
 
-/// The harm that an overlap of two directories would do, if any.
+/// The harm of an overlap of two directories, if there is any.
 fn harm(one: Role, other: Role, relation: Relation) -> Option<&'static str> {
     use Role::*;
     Some(match (one, other) {
@@ -89,7 +89,7 @@ fn harm(one: Role, other: Role, relation: Relation) -> Option<&'static str> {
         (Inputs, Cache) => "a task could read the inputs and outputs of other tasks",
         (Inputs, Queue) => "a task could read the messages of other tasks",
         (Inputs, Errors | Done) => "a task could read the reports of other tasks",
-        // Components inside the bucket are protected by their keys.
+        // A directory of components inside the bucket is safe: tasks may not write to its keys.
         (Bucket, Components) if relation == Relation::Inside => {
             "a task could write components there"
         }
@@ -107,7 +107,7 @@ fn harm(one: Role, other: Role, relation: Relation) -> Option<&'static str> {
     })
 }
 
-/// Where one directory is, as seen from another.
+/// The position of one directory relative to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
     Same,
@@ -118,13 +118,13 @@ enum Relation {
 /// Two directories that must not overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overlap {
-    /// The directories and the harm.
+    /// A description of the directories and the harm.
     pub(crate) problem: String,
     /// How to fix it.
     pub(crate) cure: String,
 }
 
-/// Compares every two directories that a host would use. Creates nothing.
+/// Compares all pairs of directories that a host would use. Creates nothing.
 pub(crate) fn overlaps(config: &Config) -> Vec<Overlap> {
     let data = &config.data;
     let directories = [
@@ -148,8 +148,8 @@ pub(crate) fn overlaps(config: &Config) -> Vec<Overlap> {
     found
 }
 
-/// Checks that the bucket for large messages is apart from the data: an output of a task must not
-/// become a message, and a message must not point to data.
+/// Checks that the bucket for large messages does not overlap with the data: an output of a task
+/// must not become a message, and a message must not point to data.
 pub(super) fn check_message_bucket(
     queue: &QueueSettings,
     data: &DataSettings,
@@ -171,7 +171,7 @@ pub(super) fn check_message_bucket(
     Ok(())
 }
 
-/// Checks that the logs of tasks are apart from the components in the bucket.
+/// Checks that the logs of tasks do not overlap with the components in the bucket.
 pub(super) fn check_logs(data: &DataSettings) -> Result<(), Advice> {
     let Some(logs) = data.logs.as_ref().filter(|_| data.components.is_none()) else {
         return Ok(());
@@ -229,7 +229,7 @@ impl Directory {
         })
     }
 
-    /// How the two overlap, if an entry that matters in one overlaps with one in the other.
+    /// How the directories overlap. None if no entries that matter overlap.
     fn relation(&self, other: &Self) -> Option<Relation> {
         let any = |is: fn(&Location, &Location) -> bool| {
             self.parts.iter().any(|part| other.parts.iter().any(|theirs| is(part, theirs)))
@@ -246,7 +246,7 @@ impl Directory {
     }
 }
 
-/// Where a path leads, whether or not it exists yet.
+/// The location of a path, which may not exist yet.
 #[derive(Debug)]
 struct Location {
     /// The path without symbolic links.
@@ -254,7 +254,7 @@ struct Location {
     /// Device and inode of the path, if it exists, and of each existing directory above it.
     ids: Vec<(u64, u64)>,
     is_there: bool,
-    /// The file system, and the path inside it, whatever the mount point.
+    /// The file system, and the path inside it, regardless of the mount point.
     stored: Option<(String, PathBuf)>,
 }
 
@@ -279,7 +279,7 @@ impl Location {
     }
 }
 
-/// An absolute path without `.` and `..`. Links are not followed.
+/// The absolute path without `.` and `..`. Does not follow links.
 fn lexical(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut plain = PathBuf::new();
@@ -293,7 +293,7 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// Where a path leads, with links resolved. The path need not exist.
+/// The absolute path with links resolved. The path need not exist.
 fn resolve(path: &Path, links: usize) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
@@ -315,7 +315,7 @@ struct Mounts(Vec<Mount>);
 struct Mount {
     id: u64,
     device: String,
-    /// The directory of the file system that is mounted.
+    /// The mounted directory of the file system.
     root: PathBuf,
     /// The mount point.
     point: PathBuf,
@@ -326,7 +326,7 @@ impl Mounts {
         Self::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default())
     }
 
-    /// Lines `ID PARENT DEVICE ROOT POINT …`: see proc_pid_mountinfo(5).
+    /// Parses lines `ID PARENT DEVICE ROOT POINT …`: see proc_pid_mountinfo(5).
     fn parse(text: &[u8]) -> Self {
         let mount = |line: &[u8]| {
             let mut fields = line.split(|byte| *byte == b' ');
@@ -342,7 +342,7 @@ impl Mounts {
         Self(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
 
-    /// Where a path without links is or will be stored.
+    /// The file system and the path inside it where a path without links is or will be stored.
     fn stored(&self, path: &Path) -> Option<(String, PathBuf)> {
         let there = path.ancestors().find(|path| path.symlink_metadata().is_ok())?;
         let id = system::mount_of(there)?;
@@ -352,7 +352,7 @@ impl Mounts {
     }
 }
 
-/// A path in which the kernel wrote some characters as `\040`.
+/// Decodes a path in which the kernel wrote some characters in octal, such as `\040`.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

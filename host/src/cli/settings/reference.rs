@@ -1,4 +1,5 @@
-//! The parts of the reference of the command line that tests write.
+//! Generates tables of settings for the reference of the command line. Tests compare the page with
+//! them.
 
 use clap::Arg;
 
@@ -24,7 +25,8 @@ pub(crate) fn row(setting: &Arg) -> String {
     format!("| {short}`--{}{value}` | {default} | {help} |\n", name(setting))
 }
 
-/// Insists that the page has this text between the marks of that name, or writes it there.
+/// Asserts that the page has this text between the marks of that name. Writes it there if snapshots
+/// are to be updated.
 pub(crate) fn is_on_the_page(what: &str, text: &str) {
     let begin = format!("<!-- {what}: written by a test -->\n");
     let end = format!("\n<!-- end of {what} -->");

@@ -1,5 +1,5 @@
-//! The tables `[tasks.NAME]` of `host.toml`: limits of the tasks of one name. What a table leaves
-//! out is as for all tasks.
+//! The tables `[tasks.NAME]` of `host.toml`: limits of the tasks of one name. Settings that a table
+//! leaves out have the same values as for all tasks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use task_host::sandbox::Table;
 use super::super::exit_code::Advice;
 use super::{DECLARED, Given, Origin, Settings, name, text_of};
 
-/// The key of the digests of the components that may run as the name of a table.
+/// The key for the digests of the components that may run under the name of a table.
 const COMPONENTS: &str = "components";
 /// The key of all tables.
 pub(super) const TASKS: &str = "tasks";
@@ -76,7 +76,7 @@ pub(super) fn parse(path: &Path, value: toml::Value) -> Result<Tables, Advice> {
     Ok(parsed)
 }
 
-/// The tables as the text of a file.
+/// The tables as text for `host.toml`.
 pub(super) fn text(tables: &Tables) -> String {
     let mut file = toml::Table::new();
     for (task, given) in tables {
@@ -98,7 +98,7 @@ pub(super) fn text(tables: &Tables) -> String {
 
 const EXAMPLE: &str = "write for example [tasks.NAME] and, below it, memory = \"2GiB\"";
 
-/// The digests of a list, one after another.
+/// The digests of a list, separated by spaces.
 fn digests_of(place: &str, value: &toml::Value) -> Result<String, Advice> {
     let wrong = |problem: String| {
         Advice::usage(format!("{place}: {problem}")).hint(
@@ -124,7 +124,7 @@ fn digests_of(place: &str, value: &toml::Value) -> Result<String, Advice> {
     Ok(digests?.join(" "))
 }
 
-/// The setting of that name, or what to write instead.
+/// The setting of that name. The error is a hint about what to write instead.
 fn setting(key: &str) -> Result<&'static str, String> {
     if let Some(setting) = OF_TASKS.iter().find(|setting| **setting == key) {
         return Ok(setting);
@@ -143,10 +143,10 @@ fn header(task: &TaskName) -> String {
 }
 
 impl Settings {
-    /// The tables.
+    /// The settings of all tables, by the names of their tasks.
     ///
     /// # Errors
-    /// As [`Settings::get`].
+    /// Like [`Settings::get`].
     pub(crate) fn tasks(&self) -> anyhow::Result<Tasks> {
         self.tables.keys().map(|name| Ok((name.clone(), self.task(name)?))).collect()
     }
@@ -154,7 +154,7 @@ impl Settings {
     /// The settings for the tasks of one name, with or without a table.
     ///
     /// # Errors
-    /// As [`Settings::get`].
+    /// Like [`Settings::get`].
     pub(crate) fn task(&self, name: &TaskName) -> anyhow::Result<NamedTask> {
         let Some(table) = self.tables.get(name) else {
             let own = Default::default();
@@ -169,7 +169,7 @@ impl Settings {
         Ok(NamedTask { limits: settings.get()?, own, components })
     }
 
-    /// The rows of `host config` about the tables.
+    /// The rows for the tables in `host config`.
     pub(super) fn shown_tables(&self) -> impl Iterator<Item = (String, Option<String>, Origin)> {
         self.tables.iter().flat_map(|(task, table)| {
             let header = header(task);

@@ -1,4 +1,4 @@
-//! The lines of `host top`.
+//! Lays out the lines of `host top`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,18 +9,18 @@ use task_host::overview::{HostRow, Overview};
 use super::super::output;
 use super::super::screen::{Line, Tone, fitted, width};
 
-/// The most columns of a cell that is not the last of its row.
+/// The maximum width in columns of a cell that is not the last in its row.
 const WIDEST: usize = 40;
-/// Rows that each part has if it needs them, however small the screen is.
+/// The number of rows that each part gets if it needs them, even on a small screen.
 const LEAST: usize = 2;
 
-/// Greater rates are not told. No host is that fast.
+/// The maximum rate that is shown. No host is faster.
 const FAST: f64 = 1e9;
-/// Times that are longer are not told. No host runs that long.
+/// Longer times are shown as `very long`. No host runs that long.
 const LONG: Duration = Duration::from_secs(1000 * 24 * 3600);
 
-/// The lines for a screen of this size, or for all that there is. No text from outside has a character
-/// that a terminal obeys.
+/// The lines for a screen of `columns` and `rows`. Without `rows`, all lines. Control characters in
+/// texts from outside are escaped.
 pub(super) fn lines(overview: &Overview, columns: usize, rows: Option<usize>) -> Vec<Line> {
     let mut lines = head(overview);
     let parts = [hosts(overview), running(overview), failures(overview)];
@@ -44,7 +44,7 @@ fn plain(text: String) -> Line {
     Line { text, tone: Tone::Plain }
 }
 
-/// The queue, and all hosts in a sentence.
+/// The first lines: the queue, a summary of all hosts, and problems.
 fn head(overview: &Overview) -> Vec<Line> {
     let Overview { queue, hosts, rate, eta_seconds, problems, .. } = overview;
     let number = |n: Option<u64>, what: &str| Some(format!("{} {what}", HumanCount(n?)));
@@ -112,7 +112,7 @@ fn hosts(overview: &Overview) -> Table {
     }
 }
 
-/// The running tasks of all hosts, those that have run longest first.
+/// The running tasks of all hosts, the longest-running first.
 fn running(overview: &Overview) -> Table {
     let tasks = |host: &HostRow| -> Vec<(f64, Running, String, bool)> {
         let HostRow { snapshot, age_seconds, is_silent } = host;
@@ -175,12 +175,13 @@ fn failures(overview: &Overview) -> Table {
 struct Table {
     titles: &'static [&'static str],
     rows: Vec<(Vec<String>, Tone)>,
-    /// What a row is that is not shown.
+    /// The noun for rows that are not shown.
     noun: &'static str,
 }
 
 impl Table {
-    /// The heading and at most `most` rows. If there are more, the last says how many.
+    /// The heading and at most `most` rows. If there are more rows, the last line shows their
+    /// number.
     fn lines(&self, most: usize, columns: usize) -> Vec<Line> {
         let shown = if self.rows.len() > most { most.saturating_sub(1) } else { self.rows.len() };
         let last = self.titles.len() - 1;
@@ -211,8 +212,8 @@ impl Table {
     }
 }
 
-/// How many rows each part has of so many: each a fair share, and what one does not need goes to the
-/// others.
+/// Divides `rows` among the parts. Each gets a fair share, and rows that one part does not need go
+/// to the others.
 fn shares(parts: &[Table], rows: usize) -> Vec<usize> {
     let mut given: Vec<usize> = parts.iter().map(|part| part.rows.len().min(LEAST)).collect();
     let mut left = rows.saturating_sub(given.iter().sum());
@@ -225,7 +226,7 @@ fn shares(parts: &[Table], rows: usize) -> Vec<usize> {
     given
 }
 
-/// A time from a heartbeat, which may be anything.
+/// Formats a time from a heartbeat, which may be any number.
 fn duration(seconds: f64) -> String {
     match Duration::try_from_secs_f64(seconds.max(0.0)) {
         Ok(time) if time < LONG => {
@@ -235,7 +236,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// A rate from a heartbeat, which may be anything.
+/// Formats a rate from a heartbeat, which may be any number.
 fn per_second(rate: f64) -> String {
     let rate = rate.min(FAST);
     if rate >= 100.0 {
@@ -373,7 +374,7 @@ mod tests {
             assert!(lines.len() <= rows.max(14), "{} lines for {rows}", lines.len());
             assert!(lines.iter().all(|line| width(&line.text) <= columns), "{columns}");
         }
-        // No part is cut where there is room for all.
+        // No part is cut if there is room for all.
         let whole = shown(&overview(3, 1, 2), 80, Some(60));
         assert!(!whole.contains("more"), "{whole}");
     }

@@ -1,4 +1,4 @@
-//! What one execution took and used, in a line and as JSON.
+//! The time and resources of one execution, in a line and as JSON.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use task_host::sandbox::{CallTimes, Execution, FileUse, Phase};
 
 use super::super::output;
 
-/// What an execution took and used.
+/// The time and resources of an execution.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Figures {
-    /// From making the instance to its end.
+    /// The time from the creation of the instance to its end.
     elapsed_seconds: f64,
     instantiate_seconds: f64,
     prepare_seconds: f64,
     execute_seconds: f64,
     finalize_seconds: f64,
     cpu_seconds: f64,
-    /// The most memory that the task had, in bytes.
+    /// The maximum memory of the task, in bytes.
     memory: u64,
-    /// Bytes that it read from files and wrote to them.
+    /// The bytes that the task read from files and wrote to files.
     read: u64,
     written: u64,
     file_calls: u64,
@@ -50,7 +50,7 @@ impl Figures {
         }
     }
 
-    /// `12 ms (prepare 8 µs, execute 11 ms, finalize 3 µs; 10 ms of processor time), …`
+    /// `12 ms (prepare 8 µs, execute 11 ms, finalize 3 µs, processor 10 ms), …`
     pub(super) fn line(&self) -> String {
         let calls = [Phase::Prepare, Phase::Execute, Phase::Finalize].into_iter();
         let calls: Vec<String> = calls

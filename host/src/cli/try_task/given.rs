@@ -1,4 +1,4 @@
-//! The task of files that the user names: its inputs, and its component.
+//! Reads the component and the inputs that the user names as files.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,10 +26,10 @@ use super::super::local_runner::LocalRunner;
 use super::super::output;
 use super::project;
 
-/// The component that is read from standard input.
+/// The argument that names standard input.
 pub(super) const STDIN: &str = "-";
 
-/// A component's bytes, and the file that they are from, for people.
+/// A component's bytes, and its file for messages.
 pub(super) struct Component {
     pub(super) file: PathBuf,
     pub(super) bytes: Vec<u8>,
@@ -54,19 +54,19 @@ impl Component {
     }
 }
 
-/// A file, and its key for the task.
+/// An input: a file, and its key for the task.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) key: BucketKey,
     pub(super) file: PathBuf,
-    /// What was read from a pipe, in a file without a name.
+    /// The contents of a pipe, in an unnamed temporary file.
     read: Option<Arc<fs::File>>,
 }
 
 impl Input {
-    /// The inputs that `[KEY=]PATH` names: a file, or all files of a directory.
+    /// The inputs that `[KEY=]PATH` names: a file, or all files in a directory.
     pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Self>> {
-        // A file may have `=` in its name.
+        // The name of a file may contain `=`.
         let given = text.split_once('=').filter(|_| !Path::new(text).exists());
         let (key, path) = match given {
             Some((key, path)) => (Some(key), Path::new(path)),
@@ -89,7 +89,8 @@ impl Input {
         Ok(vec![Self { key, file: path.into(), read: None }])
     }
 
-    /// The files below a directory, with their paths below it as keys, after the given key.
+    /// The files below a directory. A key is the path below the directory, after the given key as
+    /// prefix.
     fn of_dir(text: &str, key: Option<&str>, dir: &Path) -> anyhow::Result<Vec<Self>> {
         let failed = |path: &Path, problem: &dyn std::fmt::Display| {
             Advice::failed(format!("input {text:?}: {}: {problem}", output::path(path)))
@@ -107,7 +108,7 @@ impl Input {
                 };
                 let kind = fs::metadata(&path).map_err(|e| failed(&path, &e))?;
                 if kind.is_dir() {
-                    // A link to a directory above would never end.
+                    // A link to a parent directory would be followed without end.
                     if !path.is_symlink() {
                         dirs.push((path, key));
                     }
@@ -143,9 +144,10 @@ impl Input {
     }
 }
 
-/// Reads the inputs that have no size before they are read: pipes such as `<(command)`, and files
-/// of the kernel. They go to files, because a task may read an input at any place and twice. With
-/// `component`, that file is read already.
+/// Reads inputs whose size is unknown before they are read: pipes such as `<(command)`, and files
+/// of the kernel. They are copied to temporary files, because a task may read an input at any
+/// offset and more than once. `component` is the file of the component: if that is standard input,
+/// it is read already.
 pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyhow::Result<()> {
     let mut read: HashSet<(u64, u64)> = HashSet::new();
     if component == Some(Path::new(STDIN)) {
@@ -157,7 +159,7 @@ pub(super) fn read_pipes(inputs: &mut [Input], component: Option<&Path>) -> anyh
         let shown = output::path(&input.file);
         let failed =
             |problem: &dyn fmt::Display| Advice::failed(format!("input {shown}: {problem}"));
-        // One that is not there is told later.
+        // A missing file is reported later.
         let Ok(meta) = fs::metadata(&input.file) else { continue };
         let kind = meta.file_type();
         let is_pipe = kind.is_fifo() || kind.is_socket();
@@ -200,7 +202,7 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
         if last.is_some_and(|last| last.key == input.key) {
             return Err(failed(format!("another input has the key {key} too")).into());
         }
-        // In the order of keys, what is below a key may come after others, such as `a-b` after `a`.
+        // Other keys may sort between a key and the keys below it: `a`, `a-b`, `a/c`.
         dirs.retain(|dir| key.starts_with(dir));
         if let Some(dir) = dirs.iter().find(|dir| below(key, dir)) {
             let problem = format!(
@@ -219,8 +221,8 @@ pub(super) fn open_all(inputs: &[Input]) -> anyhow::Result<Vec<sandbox::Input>> 
     inputs.iter().map(open).collect()
 }
 
-/// A bucket of the given files, for a task that names its inputs itself: it finds them below its
-/// base directory and below the bucket's root. They are there as long as the directory.
+/// A bucket of the given files, for a task that names its inputs itself. The files are below its
+/// base directory and below the bucket's root. They exist as long as the returned directory.
 pub(super) fn as_bucket(
     inputs: &[Input],
     base: &Prefix,
@@ -231,7 +233,7 @@ pub(super) fn as_bucket(
         let link = dir.path().join(key.as_path());
         fs::create_dir_all(link.parent().unwrap_or(dir.path()))?;
         match &input.read {
-            // At its place from the start, whatever has read it before.
+            // Copy from the start, because the file may have been read before.
             Some(read) => {
                 let mut read: &fs::File = read;
                 read.rewind()?;
@@ -256,7 +258,7 @@ pub(super) fn as_bucket(
     Ok((dir, prefetch))
 }
 
-/// A file of the user's that is open.
+/// An open file of the user.
 struct OpenInput(Arc<fs::File>);
 
 impl sandbox::Source for OpenInput {

@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use super::super::exit_code::Advice;
 use super::super::output;
 
-/// How to build a project in a directory.
+/// Builds the project in a directory, and returns the file of its component.
 type Builder = fn(&Path) -> anyhow::Result<PathBuf>;
 
-/// The file that tells the language of a project, and its builder.
+/// For each language, the file that identifies a project, and its builder.
 const BUILDERS: [(&str, Builder); 4] = [
     (cargo::MANIFEST, cargo::build),
     (python::MANIFEST, python::build),
@@ -25,7 +25,7 @@ const BUILDERS: [(&str, Builder); 4] = [
 /// Builds the project in `dir`, and returns the file of its component.
 ///
 /// # Errors
-/// When the project can't be built, or makes no component or several.
+/// If the project can't be built, or the build does not produce exactly one component.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let found = BUILDERS.iter().find(|(file, _)| dir.join(file).is_file());
     let Some((_, build)) = found else {
@@ -40,10 +40,10 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     build(dir)
 }
 
-/// Runs a command that installs what the project in `dir` needs.
+/// Runs a command that installs the dependencies of the project in `dir`.
 fn install(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<()> {
     let program = command.get_program().display().to_string();
-    // What it prints is not the output of this program.
+    // The command's output goes to standard error, because it is not the output of this program.
     let problem = match command.current_dir(dir).stdout(output::of_program()).status() {
         Ok(status) if status.success() => return Ok(()),
         Ok(status) => format!("{command:?} failed: {status}"),
@@ -52,8 +52,8 @@ fn install(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<()> {
     Err(Advice::failed(problem).hint(hint.to_owned()).into())
 }
 
-/// Runs a command that builds the project in `dir`. The last line that it prints is the path of the
-/// component.
+/// Runs a command that builds the project in `dir`. The last line of its output must be the path of
+/// the component.
 fn printed(mut command: Command, dir: &Path, hint: &str) -> anyhow::Result<PathBuf> {
     let shown = output::path(dir);
     let program = command.get_program().display().to_string();

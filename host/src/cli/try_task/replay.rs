@@ -1,5 +1,5 @@
-//! The task of a report or a message, from a queue or a file, with the component and the inputs that
-//! `host run` would use.
+//! Finds the task of a report or a message in a queue or a file, and opens the component and the
+//! inputs that `host run` would use.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,12 +28,13 @@ use super::super::local_runner::LocalRunner;
 use super::super::output;
 use super::super::settings::Settings;
 
-/// Messages of a service that are looked at. Each is leased until the right one is found.
+/// The maximum number of messages that are read from a service. Each is leased until the right one
+/// is found.
 const MOST_LEASED: usize = 1000;
-/// Tasks that an error lists.
+/// The maximum number of tasks that an error lists.
 const SHOWN: usize = 5;
 
-/// Which task of a queue or a file.
+/// The task to find.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     /// The task's id, or the message's.
@@ -46,11 +47,11 @@ pub(super) struct Wanted<'a> {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) task: Task,
-    /// What its report says of its last attempt.
+    /// The last attempt, if there is a report of it.
     pub(super) before: Option<Before>,
 }
 
-/// What a report says of a task's last attempt.
+/// The last attempt of a task, from its report.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) exception: String,
@@ -92,16 +93,16 @@ impl Found {
     }
 }
 
-/// Collects the tasks that are wanted, and keeps the last one.
+/// Collects the matching tasks, and keeps the one with the latest report.
 struct Search<'a> {
     wanted: &'a Wanted<'a>,
     place: String,
     found: Option<Found>,
-    /// Tasks that match, without those that are in several reports.
+    /// Descriptions of matching tasks, each once even if it has several reports.
     matching: Vec<String>,
-    /// Messages that were looked at.
+    /// The number of messages that were read.
     seen: usize,
-    /// Why a message is no task, if one is not.
+    /// Why a message is not a task, for the first such message.
     problem: Option<String>,
 }
 
@@ -172,15 +173,15 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Finds the task in a file, or in a queue. Takes no message away: those of a service are leased
-/// until the right one is found, and are released at once.
+/// Finds the task in a file or a queue. Removes no message. Messages of a service are leased until
+/// the right one is found, and are then released.
 pub(super) async fn find(
     from: &str,
     wanted: &Wanted<'_>,
     settings: &Settings,
 ) -> anyhow::Result<Found> {
     let path = Path::new(from);
-    // Not only regular files: a shell makes a pipe of `<(command)`.
+    // Not only regular files: for a shell, `<(command)` is a pipe.
     if path.exists() && !path.is_dir() {
         let bytes = std::fs::read(path).map_err(|e| Advice::failed(format!("{from}: {e}")))?;
         return find_in_text(&bytes, from, wanted);
@@ -198,7 +199,7 @@ pub(super) async fn find(
             Ok(message) => search.see(Some(&message.id), &message.body),
             Err(error) => failed = Some(error),
         }
-        // Every further message of a service would be leased.
+        // Stop early: reading a service's further messages would lease them.
         let is_enough = wanted.id.is_some() && search.found.is_some();
         if failed.is_some() || address.is_remote() && is_enough {
             break;
@@ -221,8 +222,8 @@ struct ListedLine<'a> {
     text: Option<String>,
 }
 
-/// Finds the task in a text: a report or a message, or one in each line, also as `host queue ls
-/// --json` prints them.
+/// Finds the task in a text: one report or message, or one per line. A line may also have the
+/// format of `host queue ls --json`.
 fn find_in_text(text: &[u8], name: &str, wanted: &Wanted<'_>) -> anyhow::Result<Found> {
     let mut search = Search::new(wanted, name.to_owned());
     if Found::read(text).is_ok() {
@@ -254,7 +255,7 @@ impl Buckets {
         Ok(Self { data, access })
     }
 
-    /// Where inputs come from, through the cache.
+    /// The source of inputs, through the cache.
     pub(super) async fn inputs(&self, bench: &LocalRunner) -> anyhow::Result<Prefetch> {
         let address = self.data.input_bucket.as_ref().unwrap_or(&self.data.bucket);
         Ok(Prefetch {
@@ -265,7 +266,7 @@ impl Buckets {
         })
     }
 
-    /// Where plans of tasks may read.
+    /// The keys that plans of tasks may read.
     pub(super) fn reach(&self) -> anyhow::Result<Reach> {
         Ok(services::reach(&self.data)?)
     }
@@ -282,7 +283,7 @@ impl Buckets {
         Ok(bench.fetch(bucket, prefix, policy, name).await?)
     }
 
-    /// The bytes of that component, which is in the cache.
+    /// The bytes of that component, which is in the cache already.
     pub(super) async fn wasm(
         &self,
         name: &TaskName,
@@ -296,7 +297,7 @@ impl Buckets {
         Ok(wasm)
     }
 
-    /// Where components are.
+    /// The bucket and the prefix of components.
     async fn components(&self) -> anyhow::Result<(Arc<dyn Bucket>, Prefix)> {
         Ok(match &self.data.components {
             Some(dir) => (bucket::open_dir(dir)?, Prefix::root()),
@@ -307,9 +308,9 @@ impl Buckets {
         })
     }
 
-    /// The bucket that outputs go to, and where no task may write there.
+    /// The bucket for outputs, and the keys in it that no task may write.
     pub(super) async fn outputs(&self) -> anyhow::Result<(Arc<dyn Bucket>, Vec<Protected>)> {
-        // Anonymous access is for reading.
+        // Anonymous access is only for reading.
         let access = bucket::Access {
             anonymous: false,
             gzip_outputs: self.data.gzip_outputs.clone(),

@@ -1,8 +1,8 @@
-//! The system calls that no host needs, nor a program that it starts. They fail with EPERM.
+//! The system calls that neither a host nor the programs that it starts need. They fail with EPERM.
 //!
-//! Most of them are ways into the kernel that its own code rarely guards as well as files and
-//! sockets. A list of what is allowed would be shorter to attack, but a host runs the programs that
-//! its user names for credentials, and the libraries of a system.
+//! Most of them lead to parts of the kernel that are less well guarded than files and sockets. A
+//! list of allowed calls would be safer, but can't be known: a host runs the programs that its user
+//! names for credentials, and the system's libraries.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Calls that are refused whatever their arguments are.
+/// Calls that are refused with any arguments.
 const REFUSED: &[c_long] = &[
-    // File systems and roots. Opening a file by its number goes around the rules for its name.
+    // File systems and roots. Opening a file by its handle bypasses the rules for its path.
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -77,7 +77,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// `kexec_file_load`. The crate `libc` lacks it for arm64 with musl; the number is that of
+/// `kexec_file_load`. The crate `libc` lacks it for arm64 with musl, so this is the number in
 /// asm-generic/unistd.h.
 #[cfg(target_arch = "aarch64")]
 const KEXEC_FILE_LOAD: c_long = 294;
@@ -93,19 +93,19 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
-/// The kinds of sockets that are left: local ones, the internet's, and netlink, by which libraries
-/// ask for the machine's addresses.
+/// The kinds of sockets that are allowed: local sockets, internet sockets, and netlink, with which
+/// libraries find the machine's addresses.
 const SOCKETS: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// What would type into the terminal that the host was started from: `TIOCSTI` and `TIOCLINUX` of
-/// asm-generic/ioctls.h.
+/// The requests that could type into the terminal that the host was started from: `TIOCSTI` and
+/// `TIOCLINUX` of asm-generic/ioctls.h.
 const TYPING: [u64; 2] = [0x5412, 0x541c];
 
-/// With this bit, x86-64 has every call under a second number (x32), which has four calls of its
-/// own numbers.
+/// With this bit, every call of x86-64 has a second number (x32). Some calls have other numbers in
+/// x32.
 #[cfg(target_arch = "x86_64")]
 const X32: c_long = 0x4000_0000;
-/// `ptrace`, `kexec_load`, `process_vm_readv` and `process_vm_writev`.
+/// The x32 numbers of `ptrace`, `kexec_load`, `process_vm_readv` and `process_vm_writev`.
 #[cfg(target_arch = "x86_64")]
 const OF_X32: [c_long; 4] = [521, 528, 539, 540];
 
@@ -114,10 +114,10 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// Puts the filters on this thread, or on all threads of the process, for good.
+/// Applies the filters to this thread, or to all threads of the process. They can't be removed.
 ///
 /// # Errors
-/// When the kernel has no filters, or this process may not use them.
+/// When the kernel does not support filters, or this process may not use them.
 pub(super) fn restrict(all_threads: bool) -> Result<(), Error> {
     let apply = match all_threads {
         true => seccompiler::apply_filter_all_threads,
@@ -127,8 +127,8 @@ pub(super) fn restrict(all_threads: bool) -> Result<(), Error> {
     apply(&filter()?)
 }
 
-/// The flags of `clone3` are in memory, which a filter can't read. Libraries use `clone` where a
-/// kernel does not have `clone3`.
+/// A filter that reports `clone3` as missing. Its flags are in memory, which a filter can't read.
+/// Libraries then use `clone`.
 fn without_clone3() -> Result<BpfProgram, Error> {
     compile([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)
 }
@@ -180,14 +180,14 @@ mod tests {
     /// A system call by its number, with its result or the system's error number.
     macro_rules! call {
         ($number:expr $(, $argument:expr)*) => {{
-            // SAFETY: the pointers among the arguments are null, or to memory that outlives the
-            // call.
+            // SAFETY: the pointers among the arguments are null or point to memory that outlives
+            // the call.
             let done = unsafe { libc::syscall($number $(, $argument)*) };
             if done < 0 { io::Error::last_os_error().raw_os_error() } else { None }
         }};
     }
 
-    /// Runs `work` on a thread that the filters are on.
+    /// Runs `work` on a thread with the filters.
     fn filtered<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -244,7 +244,7 @@ mod tests {
             for kind in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
                 assert_eq!(call!(libc::SYS_socket, kind, libc::SOCK_STREAM, 0), None);
             }
-            // More filters, for threads that execute guests.
+            // Threads that execute guests get more filters.
             assert!(restrict(false).is_ok());
         });
     }

@@ -1,12 +1,13 @@
 //! The capabilities of root that no host needs.
 //!
-//! With some of them, root goes around Landlock: it reads other processes' variables, for example,
-//! or opens files by their numbers.
+//! With some of them, root can bypass Landlock: for example, it can read other processes' variables
+//! or open files by their handles.
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
-/// What a host that runs as root keeps: access to files, its own users and limits, low ports.
+/// The capabilities that a host keeps as root: access to files, its own users and limits, low
+/// ports.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
@@ -20,11 +21,11 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::LEASE);
 
-/// Drops all others from this thread and those that it starts, and lets no program that they start
-/// gain privileges.
+/// Drops all other capabilities of this thread and of the threads that it starts. Programs that
+/// they start can't gain privileges.
 ///
 /// # Errors
-/// When the kernel refuses it.
+/// When the kernel refuses the change.
 pub(super) fn drop() -> Result<(), Errno> {
     set_no_new_privs(true)?;
     let mut sets = capabilities(None)?;

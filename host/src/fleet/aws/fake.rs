@@ -1,4 +1,5 @@
-//! AWS in this process, below the SDK: it answers as it is told, and remembers what it was asked.
+//! A fake of AWS, in this process and below the SDK: it gives prepared answers and records the
+//! requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -20,10 +21,10 @@ use super::Aws;
 use crate::environment::Environment;
 use crate::fleet::Spec;
 
-/// Tries of one request, without waiting.
+/// Attempts per request, with almost no wait between them.
 const TRIES: u32 = 4;
 
-/// Services that answer as they are told.
+/// Services that give prepared answers.
 #[derive(Debug, Clone, Default)]
 pub(in crate::fleet) struct Fake {
     shared: Arc<Mutex<Shared>>,
@@ -36,12 +37,12 @@ struct Shared {
 }
 
 impl Fake {
-    /// What one operation answers next. The last answer is given for ever.
+    /// Adds an answer of an operation. The last answer is repeated.
     pub(in crate::fleet) fn says(&self, operation: &'static str, answer: Value) -> &Self {
         self.answers(operation, 200, answer)
     }
 
-    /// The same for an error.
+    /// Adds an error as an answer of an operation.
     pub(in crate::fleet) fn refuses(
         &self,
         operation: &'static str,
@@ -59,14 +60,14 @@ impl Fake {
         self
     }
 
-    /// What one operation was asked for.
+    /// The bodies of the requests for one operation.
     pub(in crate::fleet) fn asked(&self, operation: &str) -> Vec<Value> {
         let shared = self.shared.lock();
         let of = shared.asked.iter().filter(|(name, _)| name.eq_ignore_ascii_case(operation));
         of.map(|(_, body)| body.clone()).collect()
     }
 
-    /// An account whose services are these.
+    /// An account whose services are this fake.
     pub(in crate::fleet) async fn aws(&self, engine: &str) -> Aws {
         let credentials = Credentials::new("key", "secret", None, None, "test");
         let http = SharedHttpClient::new(self.clone());
@@ -114,7 +115,7 @@ impl HttpClient for Fake {
     }
 }
 
-/// Workers with four cores, and these options.
+/// A spec of workers with four cores and these options.
 pub(in crate::fleet) fn spec(options: &[(&str, &str)]) -> Spec {
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), vec![(*value).to_owned()]);
     Spec {

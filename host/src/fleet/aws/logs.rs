@@ -1,4 +1,4 @@
-//! What workers wrote, from CloudWatch Logs.
+//! Reads the log lines of workers from CloudWatch Logs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,31 +12,32 @@ use futures_util::stream::{self, BoxStream};
 use super::Aws;
 use crate::fleet::{EngineError, Line, Logs};
 
-/// How often a stream is asked for more.
+/// How often the reader polls a log stream.
 const POLL: Duration = Duration::from_secs(1);
-/// How often a stream whose worker has ended must have nothing new: the last lines come late.
+/// The number of polls without new lines after which the stream of an ended worker is complete. The
+/// last lines arrive late.
 const QUIET_POLLS: u32 = 3;
 
-/// A worker: its number, and what the engine calls it.
+/// A worker: its number, and its id at the engine.
 #[derive(Debug, Clone)]
 pub(in crate::fleet) struct Worker {
     pub(in crate::fleet) number: u32,
     pub(in crate::fleet) id: String,
 }
 
-/// Where a worker writes to, and whether it has ended.
+/// The log stream of a worker, and whether the worker has ended.
 #[derive(Debug, Clone, Default)]
 pub(in crate::fleet) struct Found {
-    /// Group and stream. `None` before it has started.
+    /// Log group and log stream. `None` before the worker has started.
     pub(in crate::fleet) place: Option<(String, String)>,
     pub(in crate::fleet) has_ended: bool,
 }
 
-/// Looks for a worker, by what the engine calls it.
+/// Looks up a worker by its id at the engine.
 pub(in crate::fleet) type Find =
     Arc<dyn Fn(String) -> BoxFuture<'static, Result<Found, EngineError>> + Send + Sync>;
 
-/// The lines of workers: of one after the other, or of all as they come.
+/// The lines of workers: one worker after the other, or as they arrive if `wanted.follow` is set.
 pub(in crate::fleet) fn lines(
     aws: &Aws,
     workers: Vec<Worker>,
@@ -83,7 +84,7 @@ struct Reader {
     found: Found,
     token: Option<String>,
     lines: VecDeque<String>,
-    /// Polls without news since the worker has ended.
+    /// Polls without new lines since the worker ended.
     quiet: u32,
     is_done: bool,
 }
@@ -104,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// Reads what there is, or waits.
+    /// Reads the available lines, or waits.
     async fn read(&mut self) -> Result<(), EngineError> {
         if self.found.place.is_none() || (self.wanted.follow && !self.found.has_ended) {
             self.found = (self.find)(self.worker.id.clone()).await?;
@@ -129,10 +130,10 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether more may follow at once.
+    /// Reads a page of lines. Returns whether more may follow at once.
     async fn fetch(&mut self, group: String, stream: String) -> Result<bool, EngineError> {
         let is_first = self.token.is_none();
-        // Only the first page has a limit: what follows is new.
+        // Only the first page has a limit: all later lines are new.
         let tail = self.wanted.tail.filter(|_| is_first);
         if tail == Some(0) && !self.wanted.follow {
             return Ok(false);
@@ -150,7 +151,7 @@ impl Reader {
             .await;
         let page = match answer {
             Ok(page) => page,
-            // It is made with the first line.
+            // The stream is created with its first line.
             Err(error)
                 if error
                     .as_service_error()
@@ -173,7 +174,7 @@ impl Reader {
         if tail.is_some() && !self.wanted.follow {
             return Ok(false);
         }
-        // A page without lines is the end only if the next one is the same.
+        // A page without lines is the end only if its token is the previous one.
         Ok(!page.events().is_empty() || !(is_end || self.token.is_none()))
     }
 }

@@ -1,4 +1,4 @@
-//! The options of an engine: those that it knows, and their values.
+//! Parses and checks the options of an engine.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(in crate::fleet) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// The options, if the engine knows all of them and each was given once.
+    /// The options, if the engine knows all of them and each has one value.
     pub(in crate::fleet) fn new(
         aws: &'a Aws,
         given: &'a BTreeMap<String, Vec<String>>,
@@ -32,7 +32,7 @@ impl<'a> Options<'a> {
         Ok(Self { aws, given })
     }
 
-    /// The value of an option.
+    /// The value of an option. `None` if it is absent or empty.
     pub(in crate::fleet) fn get(&self, name: &str) -> Option<&'a str> {
         Some(self.given.get(name)?.first()?.as_str()).filter(|value| !value.is_empty())
     }
@@ -43,7 +43,7 @@ impl<'a> Options<'a> {
         values.filter(|value| !value.is_empty()).collect()
     }
 
-    /// The value of an option that is one of these words, in any case.
+    /// The value of an option that must be one of `words`, in any case.
     pub(in crate::fleet) fn one_of(
         &self,
         name: &str,
@@ -54,7 +54,7 @@ impl<'a> Options<'a> {
         word.map(|word| Some(*word)).ok_or_else(|| self.wrong(name, value, &words.join(" or ")))
     }
 
-    /// The value of an option that is true or false, as AWS writes it.
+    /// The value of an option that is true or false, as AWS writes it: `ENABLED` or `DISABLED`.
     pub(in crate::fleet) fn switch(&self, name: &str) -> Result<Option<&'static str>, EngineError> {
         let word = self.one_of(name, &["true", "false", "ENABLED", "DISABLED"])?;
         let is_on = |word| ["true", "ENABLED"].contains(&word);
@@ -69,12 +69,12 @@ impl<'a> Options<'a> {
         number.map(Some).ok_or_else(|| self.wrong(name, value, "21 to 200 (GiB)"))
     }
 
-    /// The error of an option that is needed.
+    /// The error for a missing option.
     pub(in crate::fleet) fn needed(&self, name: &str, value: &str, why: &str) -> EngineError {
         self.aws.unfit(why, &format!("give it with -o {name}={value}"))
     }
 
-    /// The error of an option that does not go with the others.
+    /// The error for an option that conflicts with the other settings.
     pub(in crate::fleet) fn useless(&self, name: &str, why: &str) -> EngineError {
         self.aws.unfit(format_args!("option {name}: {why}"), "leave it out")
     }
@@ -85,7 +85,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// A number of something as the services count it.
+/// A count from AWS. Negative numbers become 0.
 pub(in crate::fleet) fn whole(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
 }

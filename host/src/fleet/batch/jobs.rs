@@ -1,4 +1,4 @@
-//! What jobs of AWS Batch say about workers.
+//! Derives the states of workers from jobs of AWS Batch.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use crate::fleet::Counts;
 use crate::fleet::aws::logs::Found;
 use crate::fleet::aws::{exit, whole};
 
-/// Where Batch writes logs to, unless a definition says otherwise.
+/// The default log group of Batch.
 const LOG_GROUP: &str = "/aws/batch/job";
 /// The states in which a job waits.
 const WAITING: [JobStatus; 4] =
@@ -43,14 +43,14 @@ fn states(job: &JobDetail) -> BTreeMap<&str, u32> {
     let known = array.status_summary().into_iter().flatten();
     let mut states: BTreeMap<&str, u32> =
         known.map(|(state, count)| (state.as_str(), whole(*count))).collect();
-    // The jobs of a new array are created one by one.
+    // Batch creates the jobs of a new array one by one.
     let missing = whole(array.size().unwrap_or(0)).saturating_sub(states.values().sum());
     let state = if own == "FAILED" { own } else { "SUBMITTED" };
     *states.entry(state).or_default() += missing;
     states
 }
 
-/// The number of a job's workers.
+/// The number of a job's workers by state.
 pub(super) fn counts(job: &JobDetail) -> Counts {
     let mut counts = Counts::default();
     for (state, count) in states(job) {
@@ -81,7 +81,7 @@ pub(super) fn waiting(job: &JobDetail) -> Vec<(JobStatus, u32)> {
     all.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Why a job waits in this state if nothing says more.
+/// The reason why a job waits in this state, if Batch gives none.
 pub(super) fn usual(status: &JobStatus) -> &'static str {
     match status {
         JobStatus::Runnable => "RUNNABLE: the compute environments have no room for it yet",
@@ -106,7 +106,7 @@ pub(super) fn failure_of(job: &JobDetail) -> String {
 }
 
 fn failed(code: Option<i32>, reason: Option<&str>, status: Option<&str>) -> String {
-    // It says nothing that the exit code does not.
+    // This text adds nothing to the exit code.
     let status = status.filter(|it| !it.is_empty() && *it != "Essential container in task exited");
     let code = code.map(exit);
     let parts = [code.as_deref(), reason.filter(|it| !it.is_empty()), status];
@@ -120,7 +120,7 @@ pub(super) fn created(job: &JobDetail) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_millis(milliseconds))
 }
 
-/// The variables of a job's workers that are settings.
+/// The `HOST_*` variables of a job's workers.
 pub(super) fn environment(job: &JobDetail) -> BTreeMap<String, String> {
     let all = job.container().map(|container| container.environment()).unwrap_or_default();
     let pairs = all.iter().filter_map(|pair| Some((pair.name()?, pair.value()?)));
@@ -137,7 +137,7 @@ pub(super) fn vcpus(job: &JobDetail) -> Option<u32> {
     value.or(container.vcpus().map(whole)).filter(|vcpus| *vcpus > 0)
 }
 
-/// Where a job writes to.
+/// The log stream of a job.
 pub(super) fn found(job: &JobDetail) -> Found {
     let has_ended = matches!(job.status(), Some(JobStatus::Succeeded | JobStatus::Failed));
     let container = job.container();

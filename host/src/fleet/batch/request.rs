@@ -1,4 +1,4 @@
-//! What AWS Batch is asked for, as documents.
+//! Builds the requests to AWS Batch as JSON documents.
 
 use serde_json::{Value, json};
 
@@ -15,19 +15,19 @@ const KNOWN: [&str; 7] = [
     "log-group",
     "platform",
 ];
-/// The shortest time limit of a job.
+/// The shortest time limit of a job, in seconds.
 const SHORTEST_WALLTIME: u64 = 60;
-/// How often Batch starts a worker again that was lost with its machine.
+/// The maximum number of starts of a worker whose machine is taken away.
 const ATTEMPTS: u32 = 10;
 
-/// What containers run on.
+/// The kind of machine that containers run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Platform {
     Fargate,
     Ec2,
 }
 
-/// What is asked of a job queue.
+/// The settings of a request to a job queue.
 pub(super) struct Request<'a> {
     aws: &'a Aws,
     spec: &'a Spec,
@@ -35,7 +35,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// What workers need, if Batch can have such workers.
+    /// Checks that Batch can run such workers.
     pub(super) fn new(aws: &'a Aws, spec: &'a Spec) -> Result<Self, EngineError> {
         aws.check(spec)?;
         let options = Options::new(aws, &spec.options, &KNOWN)?;
@@ -64,7 +64,7 @@ impl<'a> Request<'a> {
         self.options.get("definition")
     }
 
-    /// The platform that was asked for.
+    /// The requested platform.
     pub(super) fn platform(&self) -> Result<Option<Platform>, EngineError> {
         let word = self.options.one_of("platform", &["FARGATE", "EC2"])?;
         Ok(word.map(|word| if word == "FARGATE" { Platform::Fargate } else { Platform::Ec2 }))
@@ -130,8 +130,8 @@ impl<'a> Request<'a> {
                 Platform::Ec2 => "EC2",
             }],
             "containerProperties": container,
-            // A task that fails is the queue's business. Only a worker whose machine is taken away
-            // is started again.
+            // Failed tasks are retried through the queue. Batch restarts only a worker whose
+            // machine was taken away.
             "retryStrategy": {
                 "attempts": ATTEMPTS,
                 "evaluateOnExit": [
@@ -165,7 +165,7 @@ impl<'a> Request<'a> {
             job["arrayProperties"] = json!({"size": workers});
         }
         let own = self.own_definition().map(|_| aws::environment(self.spec));
-        // Batch numbers the jobs of an array, and no others.
+        // Batch sets an index only for the jobs of an array.
         let index = (workers == 1).then_some((aws::WORKER_INDEX, "0"));
         let variables = aws::variables(own.into_iter().flatten().chain(index));
         if variables.as_array().is_some_and(|variables| !variables.is_empty()) {

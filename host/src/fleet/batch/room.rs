@@ -1,4 +1,4 @@
-//! How much room a job queue has, as its compute environments say.
+//! Computes the room of a job queue from its compute environments.
 
 use aws_sdk_batch::types::{
     CeState, CeStatus, CeType, ComputeEnvironmentDetail, JobQueueDetail, JqState, JqStatus,
@@ -10,11 +10,11 @@ use crate::fleet::aws::whole;
 /// The room of a job queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Room {
-    /// The most vCPUs that its compute environments may have. `None` if one sets no limit.
+    /// The maximum number of vCPUs of its compute environments. `None` if one sets no limit.
     pub(super) vcpus: Option<u32>,
-    /// The vCPUs that machines of EC2 have now, or will have soon.
+    /// The vCPUs that EC2 machines have now or will have soon.
     desired: u32,
-    /// What most of its compute environments are made of.
+    /// The platform of its first usable compute environment.
     pub(super) platform: Option<Platform>,
     /// Why no worker can run at all.
     pub(super) trouble: Option<String>,
@@ -68,7 +68,8 @@ impl Room {
         room
     }
 
-    /// Why workers of so many vCPUs wait while so many others run, if the room is to blame.
+    /// Why workers of `vcpus` vCPUs wait while `running` others run, if the queue's room is the
+    /// reason.
     pub(super) fn why(&self, running: u32, vcpus: u32) -> Option<String> {
         if let Some(trouble) = &self.trouble {
             return Some(trouble.clone());

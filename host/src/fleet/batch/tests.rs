@@ -1,4 +1,4 @@
-//! AWS Batch, as its documentation says that it answers.
+//! Tests against AWS Batch as its documentation describes it.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn knows(fake: &Fake, jobs: &[Value]) {
     fake.says("DescribeJobs", json!({"jobs": jobs}));
 }
 
-/// What is shown, without the digest of all options.
+/// The rendered script, without the digest of all options.
 fn shown(batch: &Batch, spec: &Spec, workers: u32) -> String {
     batch.render(spec, workers).expect("a script").replace(&spec.digest(), "DIGEST")
 }
@@ -156,7 +156,7 @@ async fn workers_are_counted_by_the_states_of_an_array_and_not_by_its_own() {
     let fake = Fake::default();
     with_room(&fake, &json!({}));
     knows(&fake, &[array(&json!({"RUNNABLE": 3, "RUNNING": 2, "SUCCEEDED": 1, "FAILED": 1}))]);
-    // The jobs of the array that are RUNNABLE, then those that have FAILED.
+    // Two answers: the RUNNABLE jobs of the array, then the FAILED ones.
     let waiting = json!([{"jobId": "a:7", "jobName": "n", "statusReason": "MISCONFIGURATION:X"}]);
     fake.says("ListJobs", json!({"jobSummaryList": waiting}));
     let failed = json!([{
@@ -166,7 +166,7 @@ async fn workers_are_counted_by_the_states_of_an_array_and_not_by_its_own() {
     fake.says("ListJobs", json!({"jobSummaryList": failed}));
     let status = batch(&fake).await.status(&fleet()).await.expect("an answer").expect("a fleet");
     let counts = status.counts;
-    // Three jobs of the array are not there yet.
+    // Batch has not yet created three jobs of the array.
     assert_eq!((counts.waiting, counts.running, counts.ended, counts.failed), (6, 2, 1, 1));
     assert_eq!(status.digest, "0123");
     assert_eq!(status.environment.keys().collect::<Vec<_>>(), ["HOST_QUEUE"]);

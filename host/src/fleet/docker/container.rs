@@ -1,4 +1,4 @@
-//! Containers as `docker inspect` describes them, and as a script starts them.
+//! Containers as `docker inspect` describes them, and the script that starts them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
@@ -39,20 +39,20 @@ struct Config {
     env: Option<Vec<String>>,
 }
 
-/// What a container does.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    /// It was made and has never been started.
+    /// The container was created and never started.
     Created,
     Running,
-    /// It has ended well.
+    /// The container ended with exit code 0.
     Ended,
-    /// It has ended in another way, or could not start; and why.
+    /// The container ended in another way or could not start, with the reason.
     Failed(String),
 }
 
 impl State {
-    /// Whether it runs, or will.
+    /// Whether the container runs or will run.
     fn is_alive(&self) -> bool {
         matches!(self, Self::Created | Self::Running)
     }
@@ -63,7 +63,7 @@ impl Container {
         &self.id
     }
 
-    /// Its name, which Docker tells with a slash before.
+    /// The container's name. Docker reports it with a leading slash.
     pub(super) fn name(&self) -> &str {
         self.name.trim_start_matches('/')
     }
@@ -103,23 +103,24 @@ impl Container {
         }
     }
 
-    /// Whether it may have written something.
+    /// Whether the container may have written logs.
     pub(super) fn has_run(&self) -> bool {
         self.state.status != "created"
     }
 }
 
-/// A worker that can be started.
+/// A worker number that is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     /// Its number.
     pub(super) worker: u32,
-    /// How many workers have had this number before.
+    /// The number of earlier workers with this number.
     pub(super) turn: usize,
 }
 
 impl Place {
-    /// The first places that are free, with the smallest numbers: the worker 0 has a duty.
+    /// The free places, the smallest numbers first. Worker 0 comes first because only that worker
+    /// stays until the queue is empty if the workers exit when they are idle.
     pub(super) fn free(containers: &[Container]) -> impl Iterator<Item = Self> {
         (0..).filter_map(|worker| {
             let mut of_it = containers.iter().filter(|one| one.worker() == Some(worker));
@@ -128,8 +129,8 @@ impl Place {
         })
     }
 
-    /// The name of its container. No two can have the same, so that two launchers don't start a worker
-    /// twice.
+    /// The name of its container. Docker accepts each name once, so two launchers can't start the
+    /// same worker twice.
     pub(super) fn name(self, fleet: &FleetName) -> String {
         match self.turn {
             0 => format!("task-host.{fleet}.{}", self.worker),
@@ -146,7 +147,7 @@ pub(super) fn script(spec: &Spec, docker: &[&str], create: &[String], workers: u
     words.push(format!("--label=\"{WORKER}=$worker\""));
     words.push(format!("--env=\"HOST_WORKER=task-host.{}.$worker\"", spec.fleet));
     words.push("--env=\"HOST_WORKER_INDEX=$worker\"".to_owned());
-    // A script has the values too, those of --pass-env excepted.
+    // The script contains the values too, except those of --pass-env.
     let with_value = |arg: &String| {
         let value = arg.strip_prefix("--env=").and_then(|name| spec.environment.get(name));
         value.map_or_else(|| arg.clone(), |value| format!("{arg}={value}"))

@@ -1,4 +1,4 @@
-//! Files and directories of the launcher's machine that workers use under the same paths.
+//! Mounts files and directories of the launcher's machine into workers, under the same paths.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::super::{EngineError, Spec};
 /// The path as text.
 ///
 /// # Errors
-/// If it is not text.
+/// If the path is not UTF-8.
 pub(super) fn text(path: &Path) -> Result<&str, EngineError> {
     path.to_str().ok_or_else(|| EngineError::Unfit {
         problem: format!("the path {} is not UTF-8 text", path.display()),
@@ -16,13 +16,13 @@ pub(super) fn text(path: &Path) -> Result<&str, EngineError> {
     })
 }
 
-/// The paths without those inside others.
+/// The paths that are not inside another one of the paths.
 pub(super) fn roots(paths: &BTreeSet<PathBuf>) -> impl Iterator<Item = &Path> {
     let is_inside = |path: &&PathBuf| path.ancestors().skip(1).any(|above| paths.contains(above));
     paths.iter().filter(move |path| !is_inside(path)).map(PathBuf::as_path)
 }
 
-/// The value of `--mount` for a path: fields separated by commas, in quotes if needed.
+/// The value of `--mount` for a path: fields separated by commas, quoted if necessary.
 pub(super) fn bind(path: &str) -> String {
     let field = |name: &str| {
         let field = format!("{name}={path}");
@@ -32,16 +32,16 @@ pub(super) fn bind(path: &str) -> String {
     format!("type=bind,{},{}", field("source"), field("target"))
 }
 
-/// The first path that is not there and that workers don't make.
+/// The first path that does not exist and that workers don't create.
 pub(super) fn missing(spec: &Spec) -> Option<&Path> {
     let made: Vec<PathBuf> = made(spec).collect();
     spec.paths.iter().find(|path| !path.exists() && !made.contains(path)).map(PathBuf::as_path)
 }
 
-/// Makes the directories that a worker would make: a container can't be given what is not there.
+/// Creates the directories that a worker would create: a container can't mount a missing path.
 ///
 /// # Errors
-/// Why one can't be made.
+/// The reason why a directory can't be made.
 pub(super) fn make(spec: &Spec) -> Result<(), String> {
     for path in made(spec) {
         std::fs::create_dir_all(&path)
@@ -50,7 +50,7 @@ pub(super) fn make(spec: &Spec) -> Result<(), String> {
     Ok(())
 }
 
-/// The directories that a worker makes: queues, and its cache.
+/// The directories that a worker creates: queues and its cache.
 pub(super) fn made(spec: &Spec) -> impl Iterator<Item = PathBuf> {
     const NAMES: [&str; 4] =
         ["HOST_QUEUE", "HOST_ERROR_QUEUE", "HOST_DONE_QUEUE", "HOST_CACHE_DIR"];

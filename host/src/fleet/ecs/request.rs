@@ -1,4 +1,4 @@
-//! What AWS ECS is asked for, as documents.
+//! Builds the requests to AWS ECS as JSON documents.
 
 use serde_json::{Value, json};
 
@@ -20,14 +20,14 @@ const KNOWN: [&str; 10] = [
 ];
 /// The name of the container.
 pub(super) const CONTAINER: &str = "host";
-/// The option of the logs' group.
+/// The option for the log group.
 pub(super) const GROUP: &str = "awslogs-group";
-/// The option of the beginning of the names of the logs' streams.
+/// The option for the prefix of the log streams' names.
 pub(super) const STREAMS: &str = "awslogs-stream-prefix";
-/// Where a worker is asked for its health, unless it listens elsewhere anyway.
+/// The default address of a worker's health check.
 const LISTEN: (&str, &str) = ("HOST_LISTEN", "127.0.0.1:8080");
 
-/// What tasks run on.
+/// The launch type of ECS tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Launch {
     Fargate,
@@ -45,7 +45,7 @@ impl Launch {
     }
 }
 
-/// What is asked of a cluster.
+/// The settings of a request to a cluster.
 pub(super) struct Request<'a> {
     aws: &'a Aws,
     spec: &'a Spec,
@@ -55,7 +55,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// What workers need, if ECS can have such workers.
+    /// Checks that ECS can run such workers.
     pub(super) fn new(aws: &'a Aws, spec: &'a Spec) -> Result<Self, EngineError> {
         aws.check(spec)?;
         if spec.walltime.is_some() {
@@ -112,17 +112,18 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    /// The group of the logs, if it is this program's own, which may have to be made.
+    /// The default log group, which this program may have to create. `None` if the user names a
+    /// group.
     pub(super) fn own_log_group(&self) -> Option<String> {
         self.options.get("log-group").is_none().then(|| log_group(&self.spec.fleet))
     }
 
-    /// Where a worker is asked for its health. `None` if it can't be.
+    /// The address of a worker's health check. `None` if there can be none.
     fn listens(&self) -> Option<&str> {
         let asked = self.spec.environment.get(LISTEN.0).map(String::as_str);
         match asked {
             Some(address) => Some(address).filter(|address| !address.ends_with(":0")),
-            // The network of the machine has one port for all its workers.
+            // Workers that share the machine's network can't all listen on the same port.
             None => Some(LISTEN.1).filter(|_| !["host", "none"].contains(&self.network)),
         }
     }
@@ -181,7 +182,7 @@ impl<'a> Request<'a> {
         Ok(definition)
     }
 
-    /// The task of a worker. Each has a number of its own, so each is asked for by itself.
+    /// The ECS task of a worker. Each worker has its own number, so each needs its own request.
     pub(super) fn task(
         &self,
         cluster: &str,
@@ -215,7 +216,7 @@ impl<'a> Request<'a> {
                 vpc["securityGroups"] = json!(groups);
             }
             let public = options.switch("assign-public-ip")?;
-            // Tasks on machines of EC2 have no addresses of their own to the outside.
+            // On EC2 machines, these tasks have no public addresses.
             if *launch == Launch::Fargate || public.is_some() {
                 vpc["assignPublicIp"] = json!(public.unwrap_or("DISABLED"));
             }
@@ -225,12 +226,12 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The group of the logs, unless another is asked for.
+/// The default log group of a fleet.
 fn log_group(fleet: &FleetName) -> String {
     format!("/task-host/{fleet}")
 }
 
-/// Who has started a task: it tells the fleet and the digest of its options.
+/// The `startedBy` of a task: the fleet and the digest of its options.
 fn started_by(fleet: &FleetName, digest: &str) -> String {
     format!("task-host/{fleet}/{digest}")
 }

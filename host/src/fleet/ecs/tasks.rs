@@ -1,4 +1,4 @@
-//! What tasks of AWS ECS say about workers.
+//! Derives the states of workers from tasks of AWS ECS.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ pub(super) fn arn(task: &Task) -> &str {
     task.task_arn().unwrap_or_default()
 }
 
-/// The state of a task. One that is being stopped still runs.
+/// The state of a task. A task that is being stopped still runs.
 pub(super) fn state(task: &Task) -> State {
     match task.last_status().unwrap_or_default() {
         "STOPPED" => ended(task),
@@ -43,7 +43,7 @@ fn ended(task: &Task) -> State {
         return State::Ended;
     }
     let stopped = task.stopped_reason().filter(|reason| !reason.is_empty());
-    // It says nothing that the exit code does not.
+    // This text adds nothing to the exit code.
     let is_exit = task.stop_code() == Some(&TaskStopCode::EssentialContainerExited);
     let stopped = stopped.filter(|_| code.is_none() || !is_exit);
     let code = code.map(exit);
@@ -55,7 +55,7 @@ fn ended(task: &Task) -> State {
     })
 }
 
-/// The number of a worker, which it also gets as a variable.
+/// The number of a worker, from the variable that passes it to the worker.
 pub(super) fn worker(task: &Task) -> Option<u32> {
     let overrides = task.overrides()?.container_overrides();
     let variables = overrides.iter().flat_map(|container| container.environment());
@@ -63,13 +63,13 @@ pub(super) fn worker(task: &Task) -> Option<u32> {
     index.next()?.value()?.parse().ok()
 }
 
-/// When a task was asked for.
+/// When a task was requested.
 pub(super) fn created(task: &Task) -> Option<SystemTime> {
     let time = task.created_at()?.as_secs_f64();
     Duration::try_from_secs_f64(time).ok().map(|time| UNIX_EPOCH + time)
 }
 
-/// Where a task writes to, as its definition says.
+/// The log stream of a task, from its definition.
 pub(super) fn found(task: &Task, definition: &TaskDefinition) -> Found {
     let has_ended = matches!(state(task), State::Ended | State::Failed(_));
     let id = arn(task).rsplit('/').next().unwrap_or_default();

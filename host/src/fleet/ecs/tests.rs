@@ -1,4 +1,4 @@
-//! AWS ECS, as its documentation says that it answers.
+//! Tests against AWS ECS as its documentation describes it.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ async fn ecs(fake: &Fake) -> Ecs {
     Ecs::of(fake.aws("ecs://lab").await, "lab")
 }
 
-/// What is shown, without the digest of all options.
+/// The rendered script, without the digest of all options.
 fn shown(ecs: &Ecs, spec: &Spec, workers: u32) -> String {
     ecs.render(spec, workers).expect("a script").replace(&spec.digest(), "DIGEST")
 }
@@ -36,7 +36,7 @@ fn task(arn: &str, worker: u32, more: &Value) -> Value {
     task
 }
 
-/// What ECS knows of running and of stopped tasks.
+/// The running and stopped tasks that ECS reports.
 fn knows(fake: &Fake, running: &[Value], stopped: &[Value]) {
     for tasks in [running, stopped] {
         let arns: Vec<&Value> = tasks.iter().map(|task| &task["taskArn"]).collect();
@@ -196,7 +196,7 @@ async fn only_tasks_that_wait_are_cancelled() {
     let fake = Fake::default();
     let waiting = task("t/1", 0, &json!({"lastStatus": "PENDING"}));
     knows(&fake, &[waiting, task("t/2", 1, &json!({}))], &[]);
-    // It has ended meanwhile.
+    // The task has ended meanwhile.
     fake.refuses(
         "StopTask",
         400,

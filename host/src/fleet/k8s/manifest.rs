@@ -1,4 +1,4 @@
-//! The job that runs workers, as a manifest.
+//! Writes the manifest of the job that runs workers.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,16 +9,16 @@ use bytesize::ByteSize;
 use super::super::{EngineError, Spec};
 use super::{CONTAINER, DIGEST, LABEL};
 
-/// What Kubernetes allows for one Indexed Job.
+/// The maximum number of workers in one Indexed Job.
 const MOST_WORKERS: u32 = 100_000;
-/// How often a worker is replaced after a failure that is not a disruption.
+/// How often Kubernetes replaces a worker after a failure that is not a disruption.
 const RETRIES: u32 = 10;
-/// How long an ended job and its logs stay: a week.
+/// How long Kubernetes keeps an ended job and its logs: a week.
 const KEPT_SECONDS: u32 = 7 * 24 * 60 * 60;
 /// The user of the image.
 const USER: &str = "65532";
 
-/// The options, by the names of Kubernetes.
+/// The options, by their names in Kubernetes.
 const OPTIONS: &str = "serviceAccountName=NAME, nodeSelector=LABEL=VALUE, tolerations=KEY[=VALUE][:EFFECT], \
     priorityClassName=NAME, imagePullSecrets=NAME, envFrom=SECRET, labels=LABEL=VALUE, \
     persistentVolumeClaim=CLAIM:/PATH, hostPath=/PATH, ephemeral-storage=SIZE, runAsUser=UID or \
@@ -128,8 +128,8 @@ spec:
 /// The variables of a worker.
 fn variables(spec: &Spec) -> impl Iterator<Item = (String, String)> {
     let mut variables = spec.environment.clone();
-    // Kubernetes replaces a worker by its exit code: not one that ended by itself, but one that was
-    // stopped and released tasks.
+    // Kubernetes decides by the exit code whether to replace a worker: it replaces a worker that
+    // was stopped and released tasks, but not one that ended by itself.
     variables.remove("HOST_EXIT_ZERO");
     for (name, value) in [("HOST_CACHE_DIR", "/cache"), ("HOST_LISTEN", "127.0.0.1:8080")] {
         variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
@@ -137,7 +137,7 @@ fn variables(spec: &Spec) -> impl Iterator<Item = (String, String)> {
     variables.into_iter()
 }
 
-/// What was asked for and Kubernetes does not have.
+/// Rejects settings that Kubernetes does not support.
 fn fit(spec: &Spec, workers: u32, options: &Options) -> Result<(), EngineError> {
     let unfit = |problem: String, cure: &str| {
         Err(EngineError::Unfit { problem, cure: Some(cure.to_owned()) })
@@ -233,13 +233,13 @@ impl Options {
         Ok(())
     }
 
-    /// The directories of volumes.
+    /// The directories where volumes are mounted.
     fn mounted(&self) -> impl Iterator<Item = &Path> {
         let claims = self.claims.iter().map(|(_, path)| path);
         claims.chain(&self.host_paths).map(Path::new)
     }
 
-    /// Fields of the pod that say where it runs, and as what.
+    /// The fields of the pod for scheduling and identity.
     fn placement(&self) -> String {
         let mut fields = String::new();
         let mut field = |name: &str, value: String| {
@@ -268,7 +268,7 @@ impl Options {
         fields
     }
 
-    /// The field of the container with secrets.
+    /// The field of the container that adds secrets.
     fn secrets(&self) -> String {
         let item =
             |name: &String| format!("\n            - {{secretRef: {{name: {}}}}}", text(name));
@@ -276,7 +276,7 @@ impl Options {
         if items.is_empty() { items } else { format!("\n          envFrom:{items}") }
     }
 
-    /// Mounts of the container, and volumes of the pod.
+    /// The mounts of the container, and the volumes of the pod.
     fn volumes(&self) -> (String, String) {
         let claims = self.claims.iter().map(|(claim, path)| {
             (path, format!("persistentVolumeClaim: {{claimName: {}}}", text(claim)))
@@ -295,7 +295,7 @@ impl Options {
     }
 }
 
-/// `KEY`, `KEY=VALUE`, `KEY:EFFECT` or `KEY=VALUE:EFFECT`, as `kubectl taint` takes it.
+/// Converts `KEY`, `KEY=VALUE`, `KEY:EFFECT` or `KEY=VALUE:EFFECT`, the syntax of `kubectl taint`.
 fn toleration(given: &str) -> String {
     let (taint, effect) = match given.rsplit_once(':') {
         Some((taint, effect)) => (taint, Some(effect)),
@@ -313,14 +313,14 @@ fn toleration(given: &str) -> String {
     format!("{{{fields}}}")
 }
 
-/// Lines of a mapping.
+/// The lines of a mapping.
 fn map(pairs: &[(String, String)], indent: usize) -> String {
     let line =
         |(key, value): &(String, String)| format!("\n{:indent$}{}: {}", "", text(key), text(value));
     pairs.iter().map(line).collect()
 }
 
-/// A text as YAML: JSON's texts are texts of YAML.
+/// A text in YAML. Each JSON string is also a YAML string.
 fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

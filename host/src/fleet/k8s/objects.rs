@@ -1,4 +1,4 @@
-//! What `kubectl` says about jobs and pods, and the workers that it means.
+//! Reads jobs and pods from `kubectl`, and derives the states of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::super::{Counts, FleetName, Status, Trouble, reasons};
 use super::{CONTAINER, DIGEST, LABEL};
 
-/// The label of a pod with the number of its worker.
+/// The label with the worker's number, on a pod.
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-/// The label of a pod with the name of its job.
+/// The label with the job's name, on a pod.
 const JOB: &str = "batch.kubernetes.io/job-name";
 
 /// Jobs and pods.
@@ -19,7 +19,7 @@ const JOB: &str = "batch.kubernetes.io/job-name";
 pub(super) struct Objects {
     jobs: Vec<Job>,
     pods: Vec<Pod>,
-    /// The last warning about each job.
+    /// The latest warning for each job.
     warnings: BTreeMap<String, String>,
 }
 
@@ -180,7 +180,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Whether a job should have pods that do not exist.
+    /// Whether a job waits for pods that do not exist.
     pub(super) fn lack_pods(&self) -> bool {
         self.jobs.iter().any(|job| {
             let workers = self.workers(job);
@@ -188,18 +188,18 @@ impl Objects {
         })
     }
 
-    /// The fleets that there are.
+    /// The fleets of these objects.
     pub(super) fn fleets(&self) -> impl Iterator<Item = FleetName> {
         self.metadata().filter_map(|metadata| metadata.labels.get(LABEL)?.parse().ok())
     }
 
-    /// Whether there is a job of this name.
+    /// Whether there is a job with this name.
     pub(super) fn has_job(&self, name: &str) -> bool {
         self.jobs.iter().any(|job| job.metadata.name == name)
     }
 
-    /// The name of the next job of a fleet: the number follows those of all jobs that there are, or
-    /// whose pods there are.
+    /// The name of the next job of a fleet. Its number follows the numbers of all existing jobs and
+    /// of the jobs of all existing pods.
     pub(super) fn next_job(&self, fleet: &FleetName) -> String {
         let jobs = self.jobs.iter().map(|job| &*job.metadata.name);
         let names = jobs.chain(self.pods.iter().filter_map(Pod::job));
@@ -252,7 +252,7 @@ impl Objects {
         Some(status)
     }
 
-    /// Pods whose job was deleted without them.
+    /// The pods whose job was deleted without them.
     fn orphans(&self) -> impl Iterator<Item = &Pod> {
         let jobs: BTreeSet<&str> = self.jobs.iter().map(|job| &*job.metadata.name).collect();
         self.pods.iter().filter(move |pod| pod.job().is_none_or(|job| !jobs.contains(job)))
@@ -297,7 +297,7 @@ impl Objects {
 /// The workers of one job.
 struct Workers<'a> {
     counts: Counts,
-    /// Pods of workers that wait.
+    /// The pods of waiting workers.
     pending: Vec<&'a Pod>,
     failures: Vec<(Trouble, String)>,
 }
@@ -319,7 +319,7 @@ impl Job {
         conditions.iter().find(|condition| condition.kind == kind && condition.status == "True")
     }
 
-    /// The workers that failed and are not replaced. Their numbers are in a text such as `1,3-5,7`.
+    /// The workers that failed and are not replaced. Kubernetes lists their numbers as `1,3-5,7`.
     fn failed_indexes(&self) -> Vec<RangeInclusive<u32>> {
         let ranges = self.status.failed_indexes.split(',');
         let range = |range: &str| {
@@ -335,7 +335,7 @@ impl Pod {
         self.metadata.labels.get(JOB).map(String::as_str)
     }
 
-    /// The number of the worker. The pods of one worker follow one another.
+    /// The number of the worker. A worker has one pod after the other.
     fn index(&self) -> Option<&str> {
         self.metadata.labels.get(INDEX).map(String::as_str)
     }
@@ -349,7 +349,7 @@ impl Pod {
         self.status.container_statuses.iter().map(|status| &status.state)
     }
 
-    /// Why the pod does not start, as far as Kubernetes says it.
+    /// Why the pod does not start, if Kubernetes gives a reason.
     fn why_waiting(&self) -> Option<String> {
         let unscheduled = self
             .status
@@ -360,7 +360,7 @@ impl Pod {
             return Some(said(reason, message));
         }
         let cause = self.causes().find_map(|state| state.waiting.as_ref())?;
-        // This is how every pod begins.
+        // Every pod begins with one of these.
         let is_usual = matches!(&*cause.reason, "ContainerCreating" | "PodInitializing");
         (!is_usual).then(|| said(&cause.reason, &cause.message))
     }

@@ -1,4 +1,4 @@
-//! The policy with an engine in memory, on a clock that does not wait.
+//! Tests of the policy with an engine in memory, on a paused clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ const fn wanted(least: u32, most: u32) -> Wanted {
     Wanted { least, most }
 }
 
-/// Runs `up` for a minute. Returns its result and what it told.
+/// Runs `up` with a patience of a minute. Returns its result and its events.
 async fn up_with(
     engine: &Imitation,
     spec: &Spec,
@@ -109,7 +109,7 @@ async fn only_missing_workers_are_started_and_those_of_before_do_not_count() {
     let (launched, _) = up_with(&engine, &spec(), wanted(2, 2), false).await;
     assert!(matches!(launched, Ok(Launched::All(_))), "{launched:?}");
     tokio::time::sleep(Duration::from_secs(20)).await;
-    // One has ended, one runs.
+    // One worker has ended, one still runs.
     let (launched, events) = up_with(&engine, &spec(), wanted(3, 3), false).await;
     let want = Counts { running: 3, ..Counts::default() };
     assert_eq!(launched, Ok(Launched::All(want)));
@@ -139,7 +139,7 @@ async fn workers_with_other_options_are_not_mixed() {
     let error = launched.expect_err("other options");
     assert!(error.to_string().contains("were started with other options"), "{error}");
     assert_eq!(engine.counts().alive(), 1);
-    // They are welcome when no worker is left.
+    // Other options are accepted when no worker is left.
     engine.stop(&other.fleet, Stop::All).await.unwrap();
     let (launched, _) = up_with(&engine, &other, wanted(2, 2), false).await;
     assert!(launched.is_ok(), "{launched:?}");

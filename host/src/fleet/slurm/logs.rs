@@ -1,4 +1,4 @@
-//! Logs of Slurm's workers: files in a directory that this machine has too.
+//! Reads the logs of Slurm's workers from a directory that this machine shares.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Read, Seek, SeekFrom};
@@ -14,9 +14,9 @@ use super::super::last_words::last_words;
 use super::super::{EngineError, FleetName, Line, Logs};
 use super::Slurm;
 
-/// How often files are looked at for more.
+/// The time between two looks at the log files.
 const LOOK: Duration = Duration::from_millis(500);
-/// How many looks there are for each question whether workers are left.
+/// The number of looks for each check whether workers are left.
 const LOOKS: u32 = 10;
 
 /// An array whose elements write logs.
@@ -24,11 +24,11 @@ pub(super) struct Array {
     pub(super) number: u64,
     /// The directory of the logs.
     pub(super) logs: PathBuf,
-    /// How many of its elements run at the same time.
+    /// The number of its elements that run at the same time.
     pub(super) workers: u32,
 }
 
-/// The files of a fleet's workers, and how far they have been read.
+/// The files of a fleet's workers, and the progress in reading them.
 struct Files {
     slurm: Slurm,
     fleet: FleetName,
@@ -44,11 +44,11 @@ struct Files {
 struct Progress {
     worker: String,
     bytes: u64,
-    /// A line whose end has not been written.
+    /// A line that is not complete yet.
     rest: Vec<u8>,
 }
 
-/// The lines of these arrays' workers.
+/// The lines of the workers of these arrays.
 pub(super) fn lines(
     slurm: Slurm,
     fleet: FleetName,
@@ -84,7 +84,8 @@ impl Files {
             if self.looks > 0 {
                 tokio::time::sleep(LOOK).await;
             }
-            // Asks first: what workers wrote before their end is then read.
+            // Check for running workers first, so that the look afterwards reads everything that
+            // ended workers wrote.
             let is_over = match self.wanted.follow {
                 true if self.looks.is_multiple_of(LOOKS) => {
                     !self.slurm.queue(&self.fleet).await?.is_alive()
@@ -100,7 +101,7 @@ impl Files {
         }
     }
 
-    /// Reads what is new in all files.
+    /// Reads the new lines of all files.
     async fn look(&mut self) -> Result<(), EngineError> {
         let is_first = self.read.is_empty();
         for (path, worker) in self.files().await? {
@@ -123,7 +124,7 @@ impl Files {
         Ok(())
     }
 
-    /// The files that exist, with their workers' names.
+    /// The existing log files, with the names of their workers.
     async fn files(&self) -> Result<Vec<(PathBuf, String)>, EngineError> {
         let mut files = Vec::new();
         for dir in self.arrays.iter().map(|array| &array.logs).collect::<BTreeSet<_>>() {
@@ -145,18 +146,18 @@ impl Files {
         Ok(files.into_iter().map(named).collect())
     }
 
-    /// The array and the element that write the file of this name, if they are wanted.
+    /// The array and the element that write this file. `None` if it belongs to no wanted worker.
     fn worker_of(&self, name: &str) -> Option<(u64, u32)> {
         let name = name.strip_prefix(self.fleet.as_str())?.strip_prefix('-')?;
         let (array, element) = name.strip_suffix(".log")?.split_once('_')?;
         let (number, element): (u64, u32) = (array.parse().ok()?, element.parse().ok()?);
         let array = self.arrays.iter().find(|array| array.number == number)?;
-        // Elements that follow one another in the place of a worker have its number.
+        // Elements that follow one another as the same worker have the same worker number.
         let worker = element % array.workers.max(1);
         self.wanted.worker.is_none_or(|wanted| wanted == worker).then_some((number, element))
     }
 
-    /// Gives last lines that have no end.
+    /// Queues the last lines that have no line end.
     fn give_rests(&mut self) {
         for progress in self.read.values_mut().filter(|progress| !progress.rest.is_empty()) {
             let text = String::from_utf8_lossy(&std::mem::take(&mut progress.rest)).into_owned();
@@ -166,7 +167,7 @@ impl Files {
 }
 
 impl Progress {
-    /// The lines that have come since.
+    /// The lines that were added since the last call.
     async fn advance(&mut self, path: &PathBuf) -> std::io::Result<Vec<Line>> {
         let mut file = File::open(path).await?;
         file.seek(SeekFrom::Start(self.bytes)).await?;
@@ -182,7 +183,7 @@ impl Progress {
     }
 }
 
-/// What a worker said at its end, in the file of its log.
+/// The last error or line in a worker's log.
 pub(super) fn last_words_of(log: &Path) -> Option<String> {
     const ENOUGH: u64 = 4096;
     let mut file = std::fs::File::open(log).ok()?;

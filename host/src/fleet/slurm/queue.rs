@@ -1,4 +1,4 @@
-//! What `squeue` says about the elements of a fleet's arrays.
+//! Parses the output of `squeue` about the elements of a fleet's arrays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,19 +12,20 @@ pub(super) struct Queue(Vec<Element>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element {
     array: u64,
-    /// Its number in the array. `None` for several that were cancelled together.
+    /// The element's number in the array. `None` if the line stands for several elements that were
+    /// cancelled together.
     number: Option<u32>,
     state: String,
-    /// As the system call `wait` returns it.
+    /// The exit status in the format of the system call `wait`.
     status: u32,
     submitted: Option<SystemTime>,
     has_started: bool,
-    /// The number of elements of this array that may run at a time.
+    /// The number of elements of this array that may run at the same time.
     at_a_time: usize,
     reason: String,
 }
 
-/// Arguments for `squeue`, to which the name of the fleet is added.
+/// The arguments of `squeue`, except for the name of the fleet.
 pub(super) fn args() -> Vec<&'static str> {
     vec![
         "--noheader",
@@ -36,44 +37,45 @@ pub(super) fn args() -> Vec<&'static str> {
 
 impl Queue {
     /// # Errors
-    /// A line that is not understood.
+    /// The first line that can't be parsed.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().filter(|line| !line.trim().is_empty());
         let elements = lines.map(|line| Element::parse(line).ok_or_else(|| line.to_owned()));
         Ok(Self(elements.collect::<Result<_, _>>()?))
     }
 
-    /// The numbers of the arrays, each once.
+    /// The numbers of the arrays, without duplicates.
     pub(super) fn arrays(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(|element| element.array).collect::<BTreeSet<_>>().into_iter()
     }
 
-    /// The numbers of the arrays with elements that wait.
+    /// The numbers of the arrays with waiting elements.
     pub(super) fn arrays_that_wait(&self) -> impl Iterator<Item = u64> {
         let waiting = self.0.iter().filter(|element| element.waits());
         waiting.map(|element| element.array).collect::<BTreeSet<_>>().into_iter()
     }
 
-    /// The elements that run, of these arrays, as `scancel` knows them. Not by the numbers of their
-    /// jobs: one element has the number of its array, which stands for all of them.
+    /// The running elements of the selected arrays, as `ARRAY_ELEMENT` for `scancel`. Job ids are
+    /// not used: one element has the job id of its array, and that id stands for the whole array.
     pub(super) fn running(&self, is_meant: impl Fn(u64) -> bool) -> impl Iterator<Item = String> {
         let running =
             self.0.iter().filter(move |one| one.state == "RUNNING" && is_meant(one.array));
         running.filter_map(|one| Some(format!("{}_{}", one.array, one.number?)))
     }
 
-    /// When the first array that is known was asked for.
+    /// When the oldest known array was submitted.
     pub(super) fn since(&self) -> Option<SystemTime> {
         self.0.iter().filter_map(|element| element.submitted).min()
     }
 
-    /// Whether an element runs, or will.
+    /// Whether an element runs or will run.
     pub(super) fn is_alive(&self) -> bool {
         let (counts, _) = self.counts(|_, _| None);
         counts.alive() > 0
     }
 
-    /// The number of workers by state, and the reasons. `words` finds the last words of an element.
+    /// The number of workers by state, and the reasons. `words` finds the last error or line of an
+    /// element's log.
     pub(super) fn counts(
         &self,
         words: impl Fn(u64, u32) -> Option<String>,
@@ -88,14 +90,16 @@ impl Queue {
         for elements in arrays.values() {
             let count = |is: fn(&Element) -> bool| elements.iter().filter(|one| is(one)).count();
             let running = count(Element::runs);
-            // The other elements that wait will take the places of those that run.
+            // The other waiting elements replace running ones later. They are not additional
+            // workers.
             let at_a_time = elements.iter().map(|one| one.at_a_time).max().unwrap_or(0);
             let waiting = count(Element::waits).min(at_a_time.saturating_sub(running));
             counts.running += u32::try_from(running).unwrap_or(u32::MAX);
             counts.waiting += u32::try_from(waiting).unwrap_or(u32::MAX);
             let mut why: Vec<&str> =
                 elements.iter().filter(|one| one.waits()).map(|one| &*one.reason).collect();
-            // An element that waits for a place in its own array says nothing about the cluster.
+            // An element that waits because of its own array's limit says nothing about the
+            // cluster.
             why.sort_by_key(|reason| [OWN_LIMIT, UNKNOWN].contains(reason));
             let said = why.into_iter().take(waiting).map(|reason| match reason {
                 UNKNOWN => "Slurm has not looked at it yet",
@@ -121,11 +125,11 @@ impl Queue {
     }
 }
 
-/// How many elements that have failed are asked for their last words.
+/// The number of failed elements whose logs are read.
 const ASKED: usize = 3;
-/// The reason of an element that may not run beside the others of its array.
+/// The reason of an element that waits for others of its array.
 const OWN_LIMIT: &str = "JobArrayTaskLimit";
-/// The reason of an element before there is one.
+/// The reason before Slurm has set one.
 const UNKNOWN: &str = "None";
 
 impl Element {
@@ -159,12 +163,13 @@ impl Element {
             || self.state == "STAGE_OUT"
     }
 
-    /// Whether it has started and ended. One that was cancelled before is no worker any more.
+    /// Whether the element has started and ended. An element that was cancelled before its start
+    /// does not count as a worker.
     fn has_ended(&self) -> bool {
         !self.waits() && !self.runs() && (self.state != "CANCELLED" || self.has_started)
     }
 
-    /// Why it has not ended well.
+    /// Why the element failed. `None` if it completed.
     fn failure(&self) -> Option<String> {
         let (code, signal) = (self.status >> 8, self.status & 127);
         match (&*self.state, code, signal) {

@@ -1,4 +1,5 @@
-//! The batch script of workers. It is all that Slurm is asked for, and tells what is known of a fleet.
+//! Writes the batch script of workers. The script is the whole request to Slurm, and also stores
+//! the description of its fleet.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -10,14 +11,14 @@ use super::super::{EngineError, FleetName, Spec};
 use super::PREFIX;
 use crate::shell;
 
-/// The option with the directory of logs. It is ours, not Slurm's.
+/// The option with the directory of logs. Slurm has no option of this name.
 pub(super) const LOGS: &str = "logs";
-/// Slurm's own value of MaxArraySize.
+/// The default of Slurm's MaxArraySize.
 pub(super) const USUAL_LONGEST_ARRAY: u32 = 1001;
-/// What precedes what is known of a fleet.
+/// The prefix of the line that describes the fleet.
 const ABOUT: &str = "# task-host: ";
 
-/// Options of `sbatch` that the script has anyway, and what sets them.
+/// Options of `sbatch` that the script always sets, and the setting that determines each.
 const OURS: &[(&str, &str)] = &[
     ("array", "--workers and --relay"),
     ("chdir", "the directory of the command"),
@@ -46,17 +47,17 @@ const OURS: &[(&str, &str)] = &[
 pub(super) struct Script<'a> {
     pub(super) spec: &'a Spec,
     pub(super) partition: Option<&'a str>,
-    /// The largest number of elements of an array.
+    /// The maximum number of elements of an array.
     pub(super) longest: u32,
 }
 
-/// What a script tells of its fleet.
+/// The description of a fleet in its script.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct About {
     pub(super) digest: String,
     /// The directory of logs.
     pub(super) logs: PathBuf,
-    /// How many workers run at the same time.
+    /// The number of workers that run at the same time.
     pub(super) workers: u32,
     pub(super) environment: BTreeMap<String, String>,
 }
@@ -68,21 +69,21 @@ impl About {
     }
 }
 
-/// The name of the file that an element of an array writes.
+/// The name of the log file of an array's element.
 pub(super) fn log_file(fleet: &FleetName, array: impl Display, element: impl Display) -> String {
     format!("{fleet}-{array}_{element}.log")
 }
 
 impl Script<'_> {
-    /// The most workers of one script.
+    /// The maximum number of workers in one script.
     pub(super) fn most(&self) -> u32 {
         (self.longest / self.spec.relay.max(1)).max(1)
     }
 
-    /// The script of this many workers.
+    /// The script for this number of workers.
     ///
     /// # Errors
-    /// If Slurm can't have what was asked for.
+    /// If the settings do not fit Slurm.
     pub(super) fn text(&self, workers: u32) -> Result<String, EngineError> {
         let spec = self.spec;
         let relay = spec.relay.max(1);
@@ -91,7 +92,7 @@ impl Script<'_> {
             None => spec.directory.clone(),
         };
         let directory = text_of(&spec.directory)?;
-        // A percent sign starts what Slurm replaces.
+        // Slurm expands a percent sign in this path.
         let output = text_of(&logs)?.replace('%', "%%");
         let about = About {
             digest: spec.digest(),
@@ -131,14 +132,15 @@ impl Script<'_> {
             }
             set("time", &walltime.as_secs().div_ceil(60).to_string());
         }
-        // Slurm sends it up to a minute earlier.
+        // Slurm may send the signal up to a minute earlier.
         set("signal", &format!("B:TERM@{}", spec.stop_time.as_secs()));
         set("requeue", "");
         set("open-mode", "append");
         set("export", "ALL");
         set("chdir", &directory);
         set("output", &format!("{output}/{}", log_file(&spec.fleet, "%A", "%a")));
-        // The number tells how many elements are workers, and how many wait to take over.
+        // The number tells how many elements are workers at the same time. The others replace them
+        // later.
         set("comment", &format!("task-host {} {workers}", spec.digest()));
         for (name, values) in spec.options.iter().filter(|(name, _)| *name != LOGS) {
             if let Some((_, ours)) = OURS.iter().find(|(ours, _)| ours == name) {
@@ -164,7 +166,7 @@ impl Script<'_> {
             workers.max(1)
         );
         if relay > 1 && spec.environment.contains_key("HOST_EXIT_WHEN_IDLE") {
-            // A worker that takes over when all is done would idle in vain.
+            // A replacement that starts when all tasks are done must not wait until it is idle.
             let _ = writeln!(
                 text,
                 "if [ \"$SLURM_ARRAY_TASK_ID\" -ge {workers} ]; then\n  export \
@@ -174,7 +176,7 @@ impl Script<'_> {
         let program = spec.program.to_str().ok_or_else(|| {
             unfit(format!("the program's path is not UTF-8 text: {}", spec.program.display()), None)
         })?;
-        // The worker takes the place of the shell, so that signals reach it.
+        // `exec` replaces the shell, so that signals reach the worker.
         let _ = writeln!(text, "exec {} run", shell::quoted(program));
         Ok(text)
     }
@@ -184,7 +186,7 @@ fn unfit(problem: String, cure: Option<&str>) -> EngineError {
     EngineError::Unfit { problem, cure: cure.map(str::to_owned) }
 }
 
-/// A directory as Slurm may have it.
+/// The directory as text that Slurm accepts.
 fn text_of(path: &Path) -> Result<String, EngineError> {
     let text = path.to_str().filter(|text| !text.contains(|c: char| c.is_control() || c == '\\'));
     text.map(str::to_owned).ok_or_else(|| {
@@ -198,7 +200,7 @@ fn text_of(path: &Path) -> Result<String, EngineError> {
     })
 }
 
-/// A value for `#SBATCH`.
+/// A value for an `#SBATCH` line, quoted if necessary.
 fn quoted(value: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if value.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! Inspecting and repairing a queue.
+//! Operations to inspect and repair a queue.
 
 use std::fmt;
 use std::path::Path;
@@ -43,13 +43,13 @@ impl Admin {
     }
 
     /// Returns all messages in any order. Only a few are in memory at a time. A message that is
-    /// sent, leased or deleted at the same time may be missing, or appear twice.
+    /// sent, leased or deleted meanwhile may be missing, or appear twice.
     pub fn messages(&self) -> Result<Messages<'_>, QueueError> {
         MessageNames::begin(&self.dirs).map(|names| Messages { names })
     }
 
-    /// Makes all leased and delayed messages available at once. Holders lose their leases.
-    /// Returns the number of messages.
+    /// Ends all leases and delays, so that every message can be leased at once. Workers lose their
+    /// leases. Returns the number of messages.
     pub fn release_all(&self) -> Result<u64, QueueError> {
         let now = Clock::default().now(&self.dirs).as_secs();
         let mut released = 0;
@@ -92,8 +92,8 @@ impl Admin {
             .map_err(|errno| self.dirs.failed("resetting the counters", errno))
     }
 
-    /// Removes all messages, and sets the counters to zero. Holders lose their leases. Returns
-    /// the number of messages.
+    /// Removes all messages, and sets the counters to zero. Workers lose their leases. Returns the
+    /// number of messages.
     pub fn purge(&self) -> Result<u64, QueueError> {
         let failed = |errno| self.dirs.failed("removing the messages", errno);
         let began = Clock::default().now(&self.dirs);
@@ -104,14 +104,14 @@ impl Admin {
             self.dirs.remove(&self.dirs.movement, name.id()).map_err(failed)?;
             removed += 1;
         }
-        // The movement file of a message that is sent at the same time is newer, and stays.
+        // A message that is sent meanwhile has a newer movement file, which is not removed.
         leftovers::remove_before(&self.dirs, began).map_err(failed)?;
         self.rezero()?;
         Ok(removed)
     }
 }
 
-/// The methods block: an operator's command has nothing else to do.
+/// The methods block, because an operator's command does nothing else meanwhile.
 #[async_trait]
 impl queue::Admin for Admin {
     async fn counts(&self) -> Result<Counts, QueueError> {
@@ -211,7 +211,7 @@ impl<'a> MessageNames<'a> {
         while self.names.is_empty() && self.more {
             let names = &mut self.names;
             let piece = self.listing.piece(|_, name| names.extend(name));
-            // After an error, the listing ends: the next call would fail again.
+            // The listing ends after an error: the next call would fail again.
             self.more = *piece.as_ref().unwrap_or(&false);
             piece.map_err(|errno| self.dirs.failed("listing the messages", errno))?;
         }

@@ -1,8 +1,8 @@
 //! The `id` field that the Python client needs in a message.
 //!
-//! Python deletes the message that the `id` in its body names, not the file that it leased. It
-//! could run a message without one, but never delete it. So the host adds an `id` to the messages
-//! that it sends, in a form that it recognises, and delivers messages without this field.
+//! Python deletes the message whose id is in the body, not the file that it leased. Python could
+//! run a message without an `id`, but could never delete it. The host therefore adds an `id`, in a
+//! form that it recognizes, to the messages that it sends, and removes it on delivery.
 
 use std::borrow::Cow;
 use std::os::fd::OwnedFd;
@@ -16,15 +16,15 @@ use super::files;
 use crate::json;
 use crate::queue::LONGEST_MESSAGE;
 
-/// The longest file that is read, in bytes: the body and its `id` field.
+/// The maximum number of bytes of a file that are read: the body and its `id` field.
 const LONGEST_STORED: usize = LONGEST_MESSAGE + 512;
-/// Some editors put it before a text in UTF-8.
+/// Some editors write this before a UTF-8 text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// The contents of a message's file.
 pub(super) enum Body {
     Text(Bytes),
-    /// The file has too many bytes, this many.
+    /// The file is too long. The number is its size in bytes.
     TooLong(usize),
     /// The entry is a pipe or a directory.
     NotAFile,
@@ -42,7 +42,7 @@ pub(super) fn read(file: &OwnedFd, id: &str) -> Result<Body, Errno> {
             return Ok(Body::TooLong(size));
         }
         stored = files::read(file, LONGEST_STORED + 1)?;
-        // The file may be growing.
+        // The file may have grown since its size was read.
         if stored.len() > LONGEST_STORED {
             return Ok(Body::TooLong(stored.len()));
         }
@@ -59,15 +59,15 @@ pub(super) fn too_long(file: &str, size: usize) -> String {
     )
 }
 
-/// Where the file of a message that is too long is kept after the message is given up, relative
-/// to the queue directory.
+/// Where the file of a message that is too long is kept after the message is rejected, relative to
+/// the queue directory.
 pub(super) fn kept(id: &str) -> String {
     format!("host/{REFUSED}/{id}.json")
 }
 
-/// The bytes to store for a body: a JSON object gets the field, other bodies stay unchanged. If
-/// Python sent the body to another queue before, it has the `id` of that message too. Python
-/// uses the last of two fields.
+/// The bytes to store for a body. A JSON object gets the `id` field, other bodies stay unchanged.
+/// If Python sent the body to another queue before, the body also has the `id` of that message.
+/// Python uses the last of two `id` fields.
 pub(super) fn with_id<'a>(body: &'a [u8], id: &str) -> Cow<'a, [u8]> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);

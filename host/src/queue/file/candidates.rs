@@ -1,8 +1,7 @@
-//! The names of messages that may be leased, found without listing the directory for each.
+//! The names of messages that may be leased, found without a directory listing for each lease.
 //!
-//! A listing is read one piece at a time, across calls. All names of a piece are handed out
-//! before the next piece is read, so the time and memory of a lease do not depend on the length
-//! of the queue.
+//! A listing is read in pieces, across calls. All names of a piece are handed out before the next
+//! piece is read, so the time and memory of a lease do not depend on the length of the queue.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,12 +13,13 @@ use super::dirs::Dirs;
 use super::listing::Listing;
 use super::name::Name;
 
-/// The most busy messages that are remembered. The next listing finds the others again.
+/// The maximum number of busy messages that are remembered. The next listing finds the others
+/// again.
 const MOST_BUSY: usize = 4096;
-/// The pause before busy messages are tried again, for each group of this many messages.
+/// The pause before busy messages are tried again, for each group of messages of this size.
 const RETRY: (Duration, u32) = (Duration::from_millis(50), 64);
-/// The pauses between listings that find nothing: at first up to 50 ms, in the end up to 5 s.
-/// The jitter adds up to the same time again.
+/// The pauses between listings that find nothing: up to 50 ms at first, and up to 5 s later. The
+/// jitter adds up to the base pause again.
 const IDLE: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(25))
     .with_max_delay(Duration::from_millis(2500))
@@ -27,7 +27,7 @@ const IDLE: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-/// The names of messages to lease. All callers of one queue share it.
+/// The names of messages to lease. All callers of one queue share them.
 #[derive(Debug)]
 pub(super) struct Candidates {
     /// Names that were due when they were seen, in random order.
@@ -61,8 +61,8 @@ impl Default for Candidates {
 }
 
 impl Candidates {
-    /// The number of the next listing to begin. When it has ended, it has seen every message
-    /// that is in the queue now.
+    /// The number of the next listing to begin. When that listing has ended, it has seen every
+    /// message that is in the queue now.
     pub(super) fn next_listing(&self) -> u64 {
         self.begun + 1
     }
@@ -98,12 +98,12 @@ impl Candidates {
         } else {
             self.ended = self.begun;
         }
-        // So that hosts which read the same listing don't compete for the same names.
+        // Shuffle, so that hosts that read the same listing do not compete for the same names.
         fastrand::shuffle(&mut self.ready);
         Ok(())
     }
 
-    /// Takes note of a message that is in the queue.
+    /// Records a message that is in the queue.
     pub(super) fn saw(&mut self, name: Name, now: u64) {
         let due = name.due();
         if due <= now {
@@ -126,7 +126,7 @@ impl Candidates {
         }
     }
 
-    /// Takes note of a message that can't be leased at the moment.
+    /// Records a message that cannot be leased at the moment.
     pub(super) fn saw_busy(&mut self, name: Name) {
         if self.busy.len() < MOST_BUSY {
             self.busy.entry(name).or_insert_with(Instant::now);
@@ -150,8 +150,8 @@ impl Candidates {
         self.ready.extend(self.busy.keys().cloned());
     }
 
-    /// How long to wait before [`Candidates::retry_busy`]. It grows with the number of busy
-    /// messages, which limits the tries per second.
+    /// How long to wait before [`Candidates::retry_busy`]. The time grows with the number of busy
+    /// messages, which limits the attempts per second.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let (pause, of) = RETRY;
         let count = u32::try_from(self.busy.len()).unwrap_or(u32::MAX);
@@ -163,12 +163,12 @@ impl Candidates {
         self.next_due
     }
 
-    /// A message was leased: the next pause is short again.
+    /// Records that a message was leased. The next pause is short again.
     pub(super) fn found(&mut self) {
         self.idle = IDLE.build();
     }
 
-    /// How long to wait before the next listing, after one that found nothing.
+    /// How long to wait before the next listing, after a listing that found nothing.
     pub(super) fn pause(&mut self) -> Duration {
         self.idle.next().unwrap_or(Duration::from_secs(5))
     }

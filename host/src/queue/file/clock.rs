@@ -1,11 +1,11 @@
-//! The clock that leases are measured by.
+//! The clock that measures leases.
 //!
-//! The due time in a message's name is a time of day, on which all users of a queue must agree.
-//! The file system stamps new files with one clock for all of them. If this host's clock differs
-//! from it by more than [`TOLERATED`], the host warns, and corrects its times by the difference.
+//! The due time in a message's name is a time of day, and all users of a queue must agree on it.
+//! The file system stamps new files with one clock for all users. If this host's clock differs from
+//! that clock by more than [`TOLERATED`], the host warns, and corrects its times by the difference.
 //!
-//! The difference is measured every few minutes, after a lost lease, and when the time of day
-//! departs from the monotonic clock, because the machine was suspended or its clock was set.
+//! The difference is measured every few minutes, after a lost lease, and when the time of day jumps
+//! relative to the monotonic clock, because the machine was suspended or its clock was set.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,16 +18,15 @@ use super::dirs::Dirs;
 use super::files::{remove, written};
 use crate::system::open_unnamed;
 
-/// The greatest difference that is ignored. Some file systems store times in steps of two
-/// seconds.
+/// The maximum difference that is ignored. Some file systems store times in steps of two seconds.
 const TOLERATED: Duration = Duration::from_secs(2);
-/// The longest time between two measurements.
+/// The maximum time between two measurements.
 const EVERY: Duration = Duration::from_secs(5 * 60);
-/// The shortest time between two measurements, unless the clock jumped.
+/// The minimum time between two measurements, unless the clock jumped.
 const AGAIN: Duration = Duration::from_secs(10);
-/// A greater change of the time of day against the monotonic clock is a jump.
+/// A larger change of the time of day relative to the monotonic clock is a jump.
 const JUMP: Duration = Duration::from_secs(1);
-/// A measurement that took longer is useless.
+/// The result of a measurement that took longer is discarded.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The time of day by the clock of a queue's file system.
@@ -47,7 +46,7 @@ struct ClockState {
     warned: ClockOffset,
 }
 
-/// How far the file system's clock is ahead of this host's.
+/// The difference between the file system's clock and this host's clock.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum ClockOffset {
     #[default]
@@ -66,12 +65,12 @@ impl Clock {
         state.offset.added_to(self.host.now())
     }
 
-    /// Causes a measurement soon: a lease was lost, and different clocks may be the cause.
+    /// Requests an early measurement: a lease was lost, and different clocks may be the cause.
     pub(super) fn suspect(&self) {
         self.state.lock().is_suspect = true;
     }
 
-    /// The clock of a host whose time of day is wrong by this many seconds.
+    /// The clock of a host whose time of day is wrong by this number of seconds.
     #[cfg(test)]
     pub(super) fn wrong_by(seconds: &std::sync::Arc<std::sync::atomic::AtomicI64>) -> Clock {
         Clock { host: HostClock { wrong_by: seconds.clone() }, state: Mutex::default() }
@@ -117,8 +116,8 @@ impl ClockState {
     }
 }
 
-/// A warning if this host's clock is wrong. Nothing is known of a queue that no host has used,
-/// because a measurement would create `host/` there.
+/// A warning if this host's clock is wrong. `None` for a queue that no host has used, because a
+/// measurement would create `host/` in it.
 pub(super) fn warning(dirs: &Dirs) -> Option<String> {
     dirs.host_if_any("tmp").ok()??;
     ClockOffset::measured(dirs, &HostClock::default()).ok()??.warning()
@@ -152,7 +151,7 @@ impl ClockOffset {
         }
     }
 
-    /// What is wrong, and what to do about it.
+    /// A description of the difference, and what to do about it.
     fn warning(self) -> Option<String> {
         let (by, way) = match self {
             ClockOffset::None => return None,
@@ -202,14 +201,14 @@ pub(super) fn of_host() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Creates a file, leaves nothing behind, and returns the file's time.
+/// Creates and removes a file, and returns the file's time.
 fn time_of_new_file(dir: &OwnedFd) -> Result<Duration, Errno> {
     match open_unnamed(dir, c".") {
         Ok(file) => return Ok(written(&fs::fstat(file)?)),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
         Err(errno) => return Err(errno),
     }
-    // Network file systems have no files without names.
+    // Network file systems do not support files without names.
     let name = format!(".clock-{}", uuid::Uuid::new_v4());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?;
@@ -254,7 +253,7 @@ mod tests {
             let by = Arc::new(AtomicI64::new(wrong));
             let clock = Clock::wrong_by(&by);
             assert!(close(clock.now(&dirs), of_host()), "{wrong}");
-            // And when the clock is set while the host runs.
+            // The clock is set while the host runs.
             by.store(-2 * wrong + 7200, Ordering::Relaxed);
             assert!(close(clock.now(&dirs), of_host()), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! How many messages there are: in the queue, sent and completed.
+//! The number of messages: in the queue, sent and completed.
 //!
 //! `insertions` is a decimal number, `completions` a file whose length in bytes is the number.
 
@@ -19,15 +19,15 @@ use crate::queue::{Counts, QueueError};
 
 const INSERTIONS: &str = "insertions";
 const COMPLETIONS: &str = "completions";
-/// The most bytes that are read of `insertions`, more than a number has.
+/// The maximum number of bytes that are read of `insertions`. A number has fewer digits.
 const DIGITS: usize = 64;
 
-/// The messages that can't be leased now whose movement files are read. If there are more, the share
-/// of those that nobody holds is taken to be the same.
+/// The maximum number of movement files that are read to find out which of the messages that cannot
+/// be leased now are not held. If there are more such messages, the result is scaled up.
 const LOOKED_AT: usize = 1000;
 
-/// How long a sender waits for the lock of `insertions`. The count is a statistic: a message
-/// that can't be counted is sent all the same.
+/// How long a sender waits for the lock of `insertions`. The count is only a statistic: if it
+/// cannot be updated, the message is sent anyway.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts the messages in the queue by listing it, and reads the counters.
@@ -89,7 +89,7 @@ pub(super) fn rezero(dirs: &Dirs) -> Result<bool, Errno> {
 /// Rewrites the number of messages ever sent, under its lock. Returns `false` if another
 /// process holds the lock.
 fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, Errno> {
-    // The record lock belongs to the process, so threads need another one.
+    // A record lock belongs to the process, so threads of this process need a lock of their own.
     static IN_PROCESS: Mutex<()> = Mutex::new(());
     let _in_process = IN_PROCESS.lock();
 
@@ -101,8 +101,8 @@ fn change_insertions(dirs: &Dirs, change: impl Fn(u64) -> u64) -> Result<bool, E
     }
     let old = read(&fd, DIGITS)?;
     let new = change(number(&old)).to_string();
-    // Python reads without the lock and fails on an empty file. So the number is overwritten,
-    // and the rest of a longer one is cut off afterwards.
+    // Python reads without the lock and fails on an empty file. Therefore the number is overwritten
+    // in place, and the rest of a longer number is cut off afterwards.
     rustix::io::pwrite(&fd, new.as_bytes(), 0)?;
     if old.len() > new.len() {
         fs::ftruncate(&fd, new.len() as u64)?;
@@ -129,13 +129,14 @@ fn completions(dirs: &Dirs) -> Result<Option<u64>, Errno> {
     }
 }
 
-/// Python leaves the file empty for a moment while it rewrites it.
+/// Parses a counter. An empty file is zero: Python empties the file for a moment while it rewrites
+/// it.
 fn number(text: &[u8]) -> u64 {
     let text = str::from_utf8(text).unwrap_or_default();
     text.trim().parse().unwrap_or_default()
 }
 
-/// The time between two checks that the counter's file was not removed.
+/// The time between two checks that the counter's file still exists.
 const CHECK: Duration = Duration::from_millis(200);
 
 /// The counter of completed messages, kept open.
@@ -149,14 +150,14 @@ struct OpenCounter {
 }
 
 impl OpenCounter {
-    /// Opens the counter, and moves away an entry that is not a file.
+    /// Opens the counter. An entry that is not a file is moved away.
     fn open(dirs: &Dirs) -> Result<OpenCounter, Errno> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
         let file = dirs.file(&dirs.root, COMPLETIONS, flags)?;
         Ok(OpenCounter { file, checked: Instant::now() })
     }
 
-    /// Returns the counter unless someone removed its file.
+    /// Returns the counter unless its file was removed.
     fn checked(self) -> Option<OpenCounter> {
         if self.checked.elapsed() < CHECK {
             return Some(self);
@@ -169,7 +170,7 @@ impl OpenCounter {
 impl Completions {
     pub(super) fn add_one(&self, dirs: &Dirs) -> Result<(), Errno> {
         let mut open = self.0.lock();
-        // If someone removed the file, counts are lost until the next check.
+        // If the file was removed, counts are lost until the next check.
         let counter = match open.take().and_then(OpenCounter::checked) {
             Some(counter) => counter,
             None => OpenCounter::open(dirs)?,

@@ -11,18 +11,18 @@ use super::files::{self, directory, directory_no_link, make_directory};
 use crate::queue::QueueError;
 use crate::system::place;
 
-/// The directory in `host/` for entries that stood in the place of one of the queue's files,
-/// and for messages that are too long.
+/// The directory in `host/` for entries found in the place of one of the queue's files, and for
+/// messages that are too long.
 pub(super) const REFUSED: &str = "refused";
 
-/// The directories of one queue. Opening a file relative to an open directory is cheap, and
-/// stays in this queue even if the path changes.
+/// The directories of one queue. Opening a file relative to an open directory is cheap, and never
+/// leaves this queue, even if the path changes.
 #[derive(Debug)]
 pub(super) struct Dirs {
     /// The queue's URL, as the user wrote it.
     pub(super) url: String,
     pub(super) path: PathBuf,
-    /// Whether the file system sends written data to its server only after the call.
+    /// Whether the file system sends written data to its server only after the call has returned.
     pub(super) remote: bool,
     pub(super) root: OwnedFd,
     pub(super) queue: OwnedFd,
@@ -31,14 +31,14 @@ pub(super) struct Dirs {
     ids: [DirId; 3],
 }
 
-/// The directories that every queue has, relative to its own.
+/// The directories that every queue has, relative to the queue directory.
 const PARTS: [&str; 3] = ["", "queue", "movement"];
 
 /// Device and inode of a directory.
 type DirId = (u64, u64);
 
 impl Dirs {
-    /// Opens the queue at `path`, and creates it if there is none.
+    /// Opens the queue at `path`, and creates it if it does not exist.
     pub(super) fn create(url: &str, path: &Path) -> Result<Dirs, QueueError> {
         let made = std::fs::create_dir_all(path)
             .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
@@ -76,19 +76,20 @@ impl Dirs {
         })
     }
 
-    /// Opens the directories that the path leads to now. Creates none: the path may be a mount
-    /// point whose file system is not mounted.
+    /// Opens the directories that the path leads to now. Creates none, because the path may be a
+    /// mount point whose file system is not mounted.
     pub(super) fn reopen(&self) -> Result<Dirs, QueueError> {
         Dirs::open(&self.url, &self.path).map_err(|(path, errno)| self.away(&path, errno))
     }
 
     fn open(url: &str, path: &Path) -> Result<Dirs, (PathBuf, Errno)> {
-        // The working directory may have changed when the queue is opened again.
+        // Make the path absolute: the working directory may change before the queue is opened
+        // again.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let part = |name: &str| {
             let path = part(&path, name);
             let open = || {
-                // The user chose the path, links included. Others can write below it.
+                // The user chose the path and may use links in it. Others can write below it.
                 let dir = match name.is_empty() {
                     true => directory(CWD, &path),
                     false => directory_no_link(CWD, &path),
@@ -111,7 +112,7 @@ impl Dirs {
         })
     }
 
-    /// Whether the path still leads to these directories. Fails if it leads to none.
+    /// Whether the path still leads to these directories. Fails if one does not exist.
     pub(super) fn are_in_place(&self) -> Result<bool, QueueError> {
         let mut same = true;
         for (is, name) in self.ids.iter().zip(PARTS) {
@@ -124,7 +125,7 @@ impl Dirs {
         Ok(same)
     }
 
-    /// Whether both are the same directories, opened at different times.
+    /// Whether both have the same directories, opened at different times.
     pub(super) fn are_those_of(&self, other: &Dirs) -> bool {
         self.ids == other.ids
     }
@@ -154,8 +155,8 @@ impl Dirs {
         }
     }
 
-    /// Creates `host/NAME` if it does not exist, and returns its path. Fails if the path leads
-    /// elsewhere, so that nothing is created below an empty mount point.
+    /// Creates `host/NAME` if it does not exist, and returns its path. Fails if the path leads to
+    /// another directory, so that nothing is created below an empty mount point.
     pub(super) fn host_path(&self, name: &str) -> Result<PathBuf, Errno> {
         let here = fs::fstat(self.host(name)?)?;
         let path = self.path.join("host").join(name);
@@ -167,7 +168,7 @@ impl Dirs {
         self.replacing(at, name, || files::open_regular(at, name, flags))
     }
 
-    /// Repeats `attempt` until it finds a file, and moves away what stands in its place.
+    /// Repeats `attempt` until it finds a file, and moves away entries that are not files.
     pub(super) fn replacing<T>(
         &self,
         at: &OwnedFd,
@@ -193,9 +194,9 @@ impl Dirs {
         }
     }
 
-    /// Moves an entry that is not a file to [`REFUSED`]. If two hosts do this at once, the
-    /// second may move the file that the first has created since. That loses counts, which
-    /// whoever put the entry there could have changed too.
+    /// Moves an entry that is not a file to [`REFUSED`]. If two hosts do this at the same time, the
+    /// second may move the file that the first has created since. That loses counts, but the
+    /// program that put the entry there could have changed the counts too.
     fn set_aside(&self, at: &OwnedFd, name: &str) -> Result<(), Errno> {
         let kept = uuid::Uuid::new_v4().to_string();
         match fs::renameat(at, name, &self.host(REFUSED)?, &*kept) {

@@ -11,9 +11,9 @@ use super::files::{open_regular, read_last_lines, write_all};
 
 /// The directory of these files, in `host/`.
 pub(super) const ATTEMPTS: &str = "attempts";
-/// The longest reason that is kept, in bytes.
+/// The maximum size of a stored reason in bytes.
 const LONGEST: usize = 4096;
-/// The most bytes that are read, from the end of the file.
+/// The maximum number of bytes that are read, from the end of the file.
 const READ: usize = 256 << 10;
 
 /// Appends the reason of a failure.
@@ -24,15 +24,15 @@ pub(super) fn add(dirs: &Dirs, id: &str, reason: &str) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
     let file = dirs.file(&dirs.host(ATTEMPTS)?, id, flags)?;
     match write_all(&file, format!("{reason}\n").as_bytes()) {
-        // The file has the greatest possible length. The movement file still counts the failure.
+        // The file has reached its maximum size. The movement file still counts the failure.
         Err(Errno::FBIG) => Ok(()),
         written => written,
     }
 }
 
-/// Reads the reasons, oldest first. A reason that can't be read is left out, so that it can't
-/// make the message undeliverable. A shortage on this host is an error: without the reasons,
-/// the failures would look like executions that never ended.
+/// Reads the reasons, oldest first. A reason that cannot be read is left out, because it must not
+/// make the message undeliverable. If this host lacks a resource, that is an error: without the
+/// reasons, the failures would look like executions that never ended.
 pub(super) fn of(dirs: &Dirs, id: &str) -> Result<Vec<String>, Errno> {
     let read = || {
         let Some(dir) = dirs.host_if_any(ATTEMPTS)? else {

@@ -1,7 +1,7 @@
-//! Calls on single files and directories.
+//! Operations on single files and directories.
 //!
-//! Anyone with write access to the queue directory can put anything into it. So no call here
-//! follows a link or waits for another process, and reads have a limit.
+//! Anyone with write access to the queue directory can put anything into it. Therefore no function
+//! here follows a link or waits for another process, and reads have a limit.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,11 +13,11 @@ use rustix::path::Arg;
 
 use crate::system::{duration, modified};
 
-/// Permissions before the umask. They are Python's, so that a group can share a queue.
+/// Permissions before the umask, the same as Python's, so that a group can share a queue.
 pub(super) const FILE: Mode = Mode::from_raw_mode(0o666);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o777);
 
-/// The size of the first read. Most files of a queue are smaller and need no second one.
+/// The size of the first read in bytes. Most files of a queue are smaller and need no second read.
 pub(super) const FIRST_READ: usize = 8192;
 
 /// Opens a directory. The path may contain links.
@@ -25,8 +25,8 @@ pub(super) fn directory(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno>
     open_directory(at, path, OFlags::empty())
 }
 
-/// Opens a directory that must not be a link: whoever can write to the queue could make the
-/// link lead anywhere.
+/// Opens a directory that must not be a link. A user who can write to the queue could make a link
+/// lead anywhere.
 pub(super) fn directory_no_link(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     open_directory(at, path, OFlags::NOFOLLOW)
 }
@@ -36,9 +36,9 @@ fn open_directory(at: impl AsFd, path: impl Arg, more: OFlags) -> Result<OwnedFd
     io::retry_on_intr(|| fs::openat(&at, path.as_cow_c_str()?.as_ref(), flags, Mode::empty()))
 }
 
-/// Opens a file. Returns `None` if the entry is a link or a socket, a directory that was to be
-/// written, or a pipe that was to be written only. Other pipes and directories show when
-/// [`read`] fails with [`is_not_a_file`].
+/// Opens a file. Returns `None` for a link or a socket, a directory to be written, or a pipe to be
+/// only written. Other pipes and directories are opened; they are detected when [`read`] fails with
+/// [`is_not_a_file`].
 pub(super) fn open(at: &OwnedFd, name: &str, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
     const CAREFUL: OFlags =
         OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
@@ -60,7 +60,7 @@ pub(super) fn open_regular(
     Ok(is_regular.then_some(file))
 }
 
-/// Whether a failed read says that the open file is a pipe or a directory.
+/// Whether a failed read means that the open file is a pipe or a directory.
 pub(super) fn is_not_a_file(errno: Errno) -> bool {
     matches!(errno, Errno::SPIPE | Errno::ISDIR)
 }
@@ -79,13 +79,13 @@ pub(super) fn size(stat: &Stat) -> usize {
     usize::try_from(stat.st_size).unwrap_or_default()
 }
 
-/// When a file was last written, since 1970.
+/// The time of the last write to a file, since 1970.
 pub(super) fn written(stat: &Stat) -> Duration {
     let (seconds, nanos) = modified(stat);
     duration(seconds, nanos)
 }
 
-/// Makes a directory unless it exists.
+/// Creates a directory unless it exists.
 pub(super) fn make_directory(at: impl AsFd, path: &str) -> Result<(), Errno> {
     match fs::mkdirat(at, path, DIRECTORY) {
         Err(Errno::EXIST) => Ok(()),
@@ -117,7 +117,8 @@ pub(super) fn read(fd: &OwnedFd, most: usize) -> Result<Vec<u8>, Errno> {
     read_from(fd, 0, most)
 }
 
-/// A short read of a regular file means its end, so most files take one call.
+/// Reads up to `most` bytes at `start`. A short read of a regular file means its end, so most files
+/// take one call.
 fn read_from(fd: &OwnedFd, start: usize, most: usize) -> Result<Vec<u8>, Errno> {
     let mut small = [MaybeUninit::<u8>::uninit(); FIRST_READ];
     let room = most.min(small.len());
@@ -135,8 +136,8 @@ fn read_from(fd: &OwnedFd, start: usize, most: usize) -> Result<Vec<u8>, Errno> 
     Ok(bytes)
 }
 
-/// Reads the last whole lines of a file, at most `most` bytes. Also returns how many bytes of
-/// the file come before them.
+/// Reads the last complete lines of a file, up to `most` bytes. Also returns the number of bytes
+/// before them.
 pub(super) fn read_last_lines(fd: &OwnedFd, most: usize) -> Result<(usize, Vec<u8>), Errno> {
     let bytes = read(fd, most)?;
     if bytes.len() < most {
@@ -145,7 +146,7 @@ pub(super) fn read_last_lines(fd: &OwnedFd, most: usize) -> Result<(usize, Vec<u
     let mut skipped = size(&fs::fstat(fd)?).saturating_sub(most);
     let mut bytes = read_from(fd, skipped, most)?;
     if skipped > 0 {
-        // The first line may have lost its beginning.
+        // The first line may be incomplete.
         let first = bytes.iter().position(|&b| b == b'\n').map_or(bytes.len(), |end| end + 1);
         bytes.drain(..first);
         skipped += first;

@@ -1,4 +1,4 @@
-//! How this module reads what others write into a queue directory, for the fuzz targets.
+//! Parsers of the data that other programs write into a queue directory, for the fuzz targets.
 
 use super::body;
 use super::history::History;
@@ -16,7 +16,7 @@ pub fn name(due: u64, id: &str) -> String {
     Name::new(due, id).as_str().to_owned()
 }
 
-/// A receipt, read and written again.
+/// Decodes a receipt and encodes it again.
 pub fn receipt(text: &str) -> Option<String> {
     LeaseReceipt::decode(&Receipt(text.to_owned())).map(|receipt| receipt.encode().0)
 }
@@ -32,25 +32,25 @@ pub fn body(mut stored: Vec<u8>, id: &str) -> Vec<u8> {
     stored
 }
 
-/// What a movement file says about a message.
+/// The content of a movement file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Movement {
-    /// Whether the last line lacks its end.
+    /// Whether the last line is incomplete.
     pub is_torn: bool,
     /// Whether the message was renamed since it was sent.
     pub was_moved: bool,
-    /// Executions that failed.
+    /// The number of executions that failed.
     pub failed: u32,
-    /// Executions that started and were not taken back.
+    /// The number of executions that started and were not taken back.
     pub started: u32,
-    /// Those of them under the lease whose first line begins at `since` and whose last name is
-    /// `name`.
+    /// The part of `started` under the lease whose first line begins at `since` and whose last name
+    /// is `name`.
     pub started_under: u32,
     /// A name that the message never had, due at the second of `name` or later.
     pub unused: String,
 }
 
-/// Reads a movement file. None if `name` is not the name of a message.
+/// Reads a movement file. `None` if `name` is not the name of a message.
 pub fn movement(text: &[u8], since: usize, name: &str) -> Option<Movement> {
     let name = Name::parse(name)?;
     let history = History::of_text(text.to_vec());

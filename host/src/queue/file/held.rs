@@ -1,4 +1,4 @@
-//! What the holder of a lease can do with its message.
+//! The operations of a lease's holder on its message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,8 @@ impl OpenedQueue {
         let id = held.name.id();
         let failed = |errno| self.dirs.failed(format!("starting message {id}"), errno);
         let (movement, ()) = self.movement_of(held, "starting", Movement::open_to_append).await?;
-        // The lock keeps others from leasing the message between the check and the record.
+        // While the lock is held, no other process can lease the message between the check and the
+        // record.
         if !self.exists(&held.name).map_err(failed)? {
             return Err(self.dirs.lost(id));
         }
@@ -100,7 +101,7 @@ impl OpenedQueue {
         let (movement, history) = loop {
             match Movement::open(&self.dirs, id).map_err(failed)? {
                 Opened::Locked(opened) => break opened,
-                // The message is done.
+                // The message is finished.
                 Opened::Missing => return Ok(()),
                 Opened::Busy => {}
             }
@@ -137,7 +138,7 @@ impl OpenedQueue {
         Ok(())
     }
 
-    /// Takes a message that was too long to be read out of the queue, and keeps its file.
+    /// Removes a message that is too long from the queue, and keeps its file.
     fn keep(&self, held: &LeaseReceipt) -> Result<(), Errno> {
         let (dirs, id) = (&*self.dirs, held.name.id());
         let refused = dirs.host(REFUSED)?;
@@ -149,19 +150,19 @@ impl OpenedQueue {
         dirs.remove(&dirs.movement, id)
     }
 
-    /// Moves the message out of the queue, which makes it done. The rename succeeds for one
-    /// process only. Returns `None` if the lease is lost.
+    /// Moves the message out of the queue, which finishes it. The rename succeeds for one process
+    /// only. Returns `None` if the lease is lost.
     fn claim(&self, name: &Name) -> Result<Option<Arc<Staging>>, Errno> {
         let claimed = self.in_staging(|staging| {
             match fs::renameat(&self.dirs.queue, name.as_str(), staging.dir(), name.id()) {
-                // An earlier attempt succeeded, but its answer was lost or a later step failed.
+                // An earlier attempt succeeded, but its response was lost or a later step failed.
                 Err(Errno::NOENT) if staging.has(name.id()) => Ok(staging.clone()),
                 renamed => renamed.map(|()| staging.clone()),
             }
         });
         match claimed {
             Ok(staging) => Ok(Some(staging)),
-            // The staging directory is missing, not the message.
+            // The staging directory is missing, but the message exists.
             Err(Errno::NOENT) if self.exists(name)? => Err(Errno::NOENT),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
@@ -185,7 +186,7 @@ impl OpenedQueue {
                     if !self.exists(&held.name).map_err(failed)? {
                         return Err(dirs.lost(id));
                     }
-                    // A Python client that gave up on the message may have removed the file.
+                    // A Python client may have removed the file.
                     if let Opened::Locked((movement, history)) =
                         Movement::open_or_create(dirs, id).map_err(failed)?
                         && history.is_empty()
@@ -210,7 +211,8 @@ impl OpenedQueue {
         lines: &str,
     ) -> Result<(), Errno> {
         if *to == held.name {
-            // Renaming a file to its own name always succeeds, and proves nothing.
+            // A rename of a file to its own name always succeeds, so it does not prove that the
+            // lease is held.
             if !self.exists(to)? {
                 return Err(Errno::NOENT);
             }

@@ -1,10 +1,10 @@
 //! The lines of a movement file, `movement/{id}`: the names that the message has had, and the
 //! executions that were started.
 //!
-//! A Python client appends a name when it leases a message. When it deletes the message, it
-//! removes the files of all names. It ignores empty lines, so the host uses one to record the
-//! start of an execution. Three other lines of the host have the form of a name, so that Python
-//! can parse them, but no file has that name:
+//! A Python client appends a name when it leases a message. When it deletes the message, it removes
+//! the files of all names. It ignores empty lines, so the host records the start of an execution as
+//! an empty line. The host also writes three other lines. They have the form of a name, so that
+//! Python can parse them, but no file has such a name:
 //!
 //! ```text
 //! 0--failed            the last execution failed, which is an attempt
@@ -23,14 +23,14 @@ use super::name::Name;
 const UNCOUNTED: &str = "--uncounted";
 const FAILED: &str = "0--failed";
 
-/// The most bytes that are read of a movement file, its last: thousands of leases. The lines
-/// before them are ignored.
+/// The maximum number of bytes that are read, from the end of a movement file. They hold thousands
+/// of leases. Earlier lines are ignored.
 const READ: usize = 1 << 20;
 
 /// The lines of a movement file.
 #[derive(Debug)]
 pub(super) struct History {
-    /// Bytes of the file before `text`, which were not read.
+    /// The number of bytes of the file before `text`, which were not read.
     skipped: usize,
     text: Vec<u8>,
 }
@@ -52,7 +52,7 @@ impl History {
         History { skipped: 0, text }
     }
 
-    /// The length of the file in bytes, where the next line will begin.
+    /// The length of the file in bytes. The next line begins at this offset.
     pub(super) fn len(&self) -> usize {
         self.skipped + self.text.len()
     }
@@ -61,7 +61,7 @@ impl History {
         self.len() == 0
     }
 
-    /// Whether the last line lacks its end.
+    /// Whether the last line is incomplete.
     pub(super) fn is_torn(&self) -> bool {
         !self.is_empty() && self.text.last() != Some(&b'\n')
     }
@@ -72,13 +72,13 @@ impl History {
     }
 
     /// A name that the message never had, due at `due` or as soon as possible after it. The name
-    /// is the proof of a lease, so it must not equal the name of an older lease: a message can
-    /// be released and leased again within one second.
+    /// proves a lease, so it must differ from the names of all earlier leases: a message can be
+    /// released and leased again within one second.
     pub(super) fn unused(&self, name: &Name, mut due: u64) -> Name {
         let names = self.text.split(|&b| b == b'\n').filter_map(|line| str::from_utf8(line).ok());
         let names = names.filter_map(Name::parse).filter(|used| used.id() == name.id());
         let mut used: Vec<u64> = names.map(|used| used.due()).filter(|used| *used >= due).collect();
-        // Sorted, one pass finds the first gap, however many names somebody wrote into the file.
+        // In a sorted list, one pass finds the first gap, however many names the file contains.
         used.sort_unstable();
         for used in used {
             if used == due {
@@ -157,8 +157,8 @@ fn is_uncounted(line: &[u8]) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
 
-/// The lines that record a failed execution. An execution that failed before its start was
-/// recorded gets the line of its start here, so that the failure does not hide a death.
+/// The lines that record a failed execution. If the start of the execution was not recorded, a line
+/// for the start is added, so that the failure does not hide a death.
 pub(super) fn failed(is_started: bool) -> String {
     let start = if is_started { "" } else { "\n" };
     format!("{start}{FAILED}\n")
@@ -232,13 +232,14 @@ mod tests {
 
     #[test]
     fn names_that_somebody_wrote_into_the_file_hold_up_no_lease() {
-        // Comparing each candidate with each line takes minutes.
+        // Comparing each candidate with each line would take minutes.
         let names = (0..READ as u64 / 16).map(|due| format!("{due}--a.json\n"));
         let history = History::from(&*names.collect::<String>());
         let last = READ as u64 / 16;
         assert_eq!(history.unused(&Name::new(0, "a"), 0).due(), last);
         assert_eq!(history.unused(&Name::new(0, "b"), 0).due(), 0);
-        // The same second in other digits is another name, and one more second does no harm.
+        // The same second with other digits is a different name. A due time one second later does
+        // no harm.
         assert_eq!(History::from("007--a.json\n").unused(&Name::new(0, "a"), 7).due(), 8);
     }
 
@@ -250,7 +251,7 @@ mod tests {
         };
         let first = "0--a.json\n9--a.json\n\n";
         let (at, since) = (10, first.len());
-        // LeaseReceipt, and extended.
+        // Leased, and extended.
         check(first, at, "9--a.json", 1);
         let second = format!("{first}20--a.json\n30--a.json\n\n");
         check(&second, since, "30--a.json", 1);
@@ -258,14 +259,14 @@ mod tests {
         check(&second, at, "9--a.json", 1);
         check(&format!("{second}\n\n"), at, "9--a.json", 1);
         check(&format!("{second}\n\n"), since, "30--a.json", 3);
-        // One lease takes its execution back, which does not change the other's count.
+        // One lease takes back its execution. The other lease's count does not change.
         let one = format!("{second}{at}--uncounted\n");
         check(&one, at, "9--a.json", 0);
         check(&one, since, "30--a.json", 1);
         let both = format!("{one}40--a.json\n{since}--uncounted\n");
         check(&both, since, "30--a.json", 0);
         check(&format!("{one}0--uncounted\n40--a.json\n\n"), at, "9--a.json", 0);
-        // Not the file in which the lease was recorded.
+        // This is not the file in which the lease was recorded.
         check(&second, 10_000, "9--a.json", 0);
         check("0--a.json\n\n\n\n", 2, "9--a.json", 0);
     }

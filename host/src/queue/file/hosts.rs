@@ -1,7 +1,7 @@
 //! `hosts/`: a small file of each host that takes messages from the queue. Python ignores it.
 //!
-//! Each call opens the directories anew, because there are seconds between two calls. It changes
-//! nothing else, and blocks while the file system does.
+//! Each call opens the directories again, because seconds pass between two calls. Calls change
+//! nothing outside of `hosts/`, and block.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use super::files::{self, directory_no_link, is_regular, make_directory, written}
 use super::listing::Listing;
 use crate::queue::QueueError;
 
-/// The directory, in that of the queue.
+/// The directory, relative to the queue directory.
 const HOSTS: &str = "hosts";
 /// The end of the name of a file that is being written.
 const UNFINISHED: &str = ".tmp";
@@ -34,20 +34,20 @@ pub struct HostFiles {
 /// A file in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFile {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// When it was written, by the clock of the file system.
+    /// When the file was written, by the clock of the file system.
     pub modified: SystemTime,
 }
 
 impl HostFiles {
-    /// The files of the queue in the directory `path`, which need not exist yet.
+    /// Creates access to the files of the queue in the directory `path`, which may not exist yet.
     pub fn new(url: &str, path: &Path) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self { url: url.to_owned(), path, clock: Arc::default() }
     }
 
-    /// Writes a file as a whole, in the place of an older one. `name` has no slash.
+    /// Writes a complete file, and replaces an older one. `name` must not contain a slash.
     ///
     /// # Errors
     /// [`QueueError::Invalid`] if there is no queue, and [`QueueError::Unavailable`] if the file
@@ -63,7 +63,7 @@ impl HostFiles {
                 opened => opened?,
             };
             let unfinished = format!("{name}{UNFINISHED}");
-            // Of a host of this name that was killed.
+            // A host of this name that was killed may have left the file.
             files::remove(&hosts, &unfinished)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let file = files::open(&hosts, &unfinished, flags)?.ok_or(Errno::EXIST)?;
@@ -77,7 +77,7 @@ impl HostFiles {
         write().map_err(|errno| dirs.failed(format!("writing {HOSTS}/{name}"), errno))
     }
 
-    /// Removes a file unless it is gone.
+    /// Removes a file unless it is already gone.
     ///
     /// # Errors
     /// As [`HostFiles::write`].
@@ -90,7 +90,8 @@ impl HostFiles {
         removed.map_err(|errno| dirs.failed(format!("removing {HOSTS}/{name}"), errno))
     }
 
-    /// The files, at most `most`, in no particular order, and the time by the clock that dates them.
+    /// Returns up to `most` files in no particular order, and the current time by the clock that
+    /// dates them.
     ///
     /// # Errors
     /// [`QueueError::Invalid`] if there is no queue, and [`QueueError::Unavailable`] if the
@@ -119,7 +120,7 @@ impl HostFiles {
         Ok((files, now.unwrap_or_else(SystemTime::now)))
     }
 
-    /// The first `most` bytes of a file, if it is there.
+    /// The first `most` bytes of a file, if it exists.
     ///
     /// # Errors
     /// [`QueueError::Invalid`] if there is no queue, and [`QueueError::Unavailable`] if the file
@@ -137,8 +138,9 @@ impl HostFiles {
         read().map_err(|errno| dirs.failed(format!("reading {HOSTS}/{name}"), errno))
     }
 
-    /// The time of the file system, since 1970. Only a file server has another clock than this machine.
-    /// Its clock is read with a file in a directory that hosts make, so that looking makes none.
+    /// The time of the file system, since 1970. Only a file server can have a different clock from
+    /// this machine. Its clock is read with a new file in a directory that hosts create; a listing
+    /// does not create the directory.
     fn now(&self, dirs: &Dirs) -> Duration {
         match dirs.remote && matches!(dirs.host_if_any("tmp"), Ok(Some(_))) {
             true => self.clock.now(dirs),

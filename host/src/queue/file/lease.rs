@@ -10,12 +10,12 @@ use super::take::Taken;
 use crate::queue::{Message, QueueError};
 use crate::system::Watch;
 
-/// The longest wait before a call checks that its directory is still the queue's.
+/// The maximum wait before a call checks that its directory is still the queue's.
 const CHECK: Duration = Duration::from_secs(1);
 
 impl OpenedQueue {
-    /// [`Queue::lease`](crate::queue::Queue::lease), waiting up to `until`. Fails when these
-    /// are no longer the directories of the queue.
+    /// [`Queue::lease`](crate::queue::Queue::lease), waiting up to `until`. Fails if these are no
+    /// longer the directories of the queue.
     pub(super) async fn lease(
         &self,
         max: usize,
@@ -46,7 +46,8 @@ impl OpenedQueue {
                 if let Some((new, begun)) = self.watch.get(&self.dirs.url) {
                     watch = Some(new);
                     if begun {
-                        // A message may have come between the listing and the watch.
+                        // A message may have arrived between the listing and the start of the
+                        // watch.
                         listing = self.candidates().next_listing();
                         continue;
                     }
@@ -60,8 +61,8 @@ impl OpenedQueue {
         }
     }
 
-    /// Leases messages without waiting. Reads until the end of the listing with the number
-    /// `listing` to find one.
+    /// Leases messages without waiting. If none is found, reads on until the end of the listing
+    /// with the number `listing`.
     async fn take_up_to(
         &self,
         max: usize,
@@ -77,7 +78,7 @@ impl OpenedQueue {
                 };
                 match self.try_candidate(name, duration) {
                     Ok(message) => found.extend(message),
-                    // Messages that are leased must be returned. The next call meets the error.
+                    // Return the messages that are already leased. The next call gets the error.
                     Err(error) if found.is_empty() => return Err(error),
                     Err(_) => return Ok(found),
                 }
@@ -90,7 +91,7 @@ impl OpenedQueue {
                     if candidates.has_more() {
                         self.more.notify_one();
                     }
-                    // Two pieces hold all of a short queue, and little of a long one.
+                    // Two pieces contain all of a short queue, and a small part of a long one.
                     if found.len() >= max || pieces >= 2 {
                         return Ok(found);
                     }
@@ -106,7 +107,8 @@ impl OpenedQueue {
                     return Ok(found);
                 }
             }
-            // Only without a message: if the future is dropped here, its leases would be lost.
+            // Yield only without a message: if the future is dropped here, leases that it holds
+            // would be lost.
             if found.is_empty() {
                 tokio::task::yield_now().await;
             }
@@ -134,7 +136,7 @@ impl OpenedQueue {
                 candidates.saw_foreign(&self.dirs, name.as_str());
                 Ok(None)
             }
-            // An error of this message only.
+            // The error concerns only this message.
             Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::FBIG | Errno::NAMETOOLONG)) => {
                 self.warned_of_unreadable.call_once(|| {
                     tracing::warn!(
@@ -158,7 +160,7 @@ impl OpenedQueue {
             let now = self.now();
             let candidates = self.candidates();
             let away = |due| Duration::from_secs(due).saturating_sub(now);
-            // The jitter keeps all hosts from listing in the same moment of a second.
+            // The jitter keeps hosts from listing at the same moment of a second.
             let jitter = Duration::from_micros(fastrand::u64(500..15_000));
             let due = candidates
                 .next_due()

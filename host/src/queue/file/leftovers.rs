@@ -1,4 +1,4 @@
-//! Removing files about messages that are no longer in the queue.
+//! Removes files about messages that are no longer in the queue.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use super::name::{Name, is_id};
 /// A sender creates the movement file up to this long before the message.
 const BEING_SENT: Duration = Duration::from_secs(60);
 
-/// Removes files about messages if the queue is empty. A Python client that leases a message
-/// while another deletes it leaves an empty movement file. Only in an empty queue can a host
-/// tell cheaply that no message needs the file.
+/// Removes files about messages if the queue is empty. If a Python client leases a message while
+/// another deletes it, an empty movement file is left. A host can tell cheaply that no message
+/// needs such a file only if the queue is empty.
 pub(super) fn remove_if_empty(dirs: &Dirs, now: Duration) -> Result<(), Errno> {
     let mut listing = Listing::of(&dirs.queue)?;
     let (mut empty, mut more) = (true, true);
@@ -36,7 +36,7 @@ pub(super) fn remove_before(dirs: &Dirs, time: Duration) -> Result<(), Errno> {
     }
 }
 
-/// Removes the files about messages in `dir`. Leaves other files alone.
+/// Removes the files about messages in `dir`, and no other files.
 fn remove_from(
     dirs: &Dirs,
     dir: &OwnedFd,
@@ -61,10 +61,10 @@ fn remove_from(
     Ok(())
 }
 
-/// Whether a file is the movement file of the message `id`: it is empty, or its first line that
-/// is not empty is a name of that message.
+/// Whether a file is the movement file of the message `id`. The file must be empty, or its first
+/// non-empty line must be a name of that message.
 fn is_movement_file(dir: &OwnedFd, id: &str) -> bool {
-    /// Bytes in which the first line must end.
+    /// The number of bytes within which the first line must end.
     const BEGINNING: usize = 4096;
     let Ok(Some(file)) = open_regular(dir, id, OFlags::RDONLY) else { return false };
     let Ok(text) = read(&file, BEGINNING) else { return false };

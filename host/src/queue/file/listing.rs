@@ -1,4 +1,4 @@
-//! Listing a directory in pieces, so that memory does not grow with the queue.
+//! Lists a directory in pieces, so that memory does not grow with the queue.
 
 use std::os::fd::OwnedFd;
 
@@ -15,19 +15,19 @@ pub(super) struct Listing(Pieces);
 
 impl Listing {
     pub(super) fn of(dir: &OwnedFd) -> Result<Listing, Errno> {
-        // Opened again, for a position of its own.
+        // Open the directory again, so that the listing has its own position.
         Ok(Listing(Pieces::of(directory(dir, ".")?)?))
     }
 
-    /// Reads the next piece. Calls `each` with every entry, and with its name as a message if it
-    /// is one. Returns whether there may be more.
+    /// Reads the next piece. Calls `each` with every entry, and with the parsed name if the entry
+    /// is a message. Returns whether there may be more.
     pub(super) fn piece(
         &mut self,
         mut each: impl FnMut(&str, Option<Name>),
     ) -> Result<bool, Errno> {
         self.0.next(|dir, name, kind| {
             let is_file = || match kind {
-                // Some file systems don't tell the type of an entry.
+                // Some file systems don't report the type of an entry.
                 FileType::Unknown => is_regular_at(dir, name),
                 known => known == FileType::RegularFile,
             };

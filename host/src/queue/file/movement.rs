@@ -29,7 +29,7 @@ pub(super) enum Opened<T> {
     Locked(T),
     /// Another process or thread is changing the file.
     Busy,
-    /// There is no such file.
+    /// The file does not exist.
     Missing,
 }
 
@@ -48,14 +48,13 @@ impl Movement {
         Movement::open_with(dirs, id, OFlags::RDWR | OFlags::CREATE, History::read)
     }
 
-    /// Opens and locks a message's file if it exists, only to append to it. Does not wait for
-    /// the lock.
+    /// Opens and locks a message's file for appending, if it exists. Does not wait for the lock.
     pub(super) fn open_to_append(dirs: &Dirs, id: &str) -> Result<Opened<(Movement, ())>, Errno> {
         Movement::open_with(dirs, id, OFlags::WRONLY, |_| Ok(()))
     }
 
-    /// Reads a message's file, and changes nothing. None if another thread has it open, or if there
-    /// is none.
+    /// Reads a message's file, and changes nothing. `None` if another thread has the file open, or
+    /// if it does not exist.
     pub(super) fn peek(dirs: &Dirs, id: &str) -> Option<History> {
         let _lock = ProcessLock::of(id)?;
         let file = files::open_regular(&dirs.movement, id, OFlags::RDONLY).ok()??;
@@ -88,7 +87,7 @@ impl Movement {
         match dirs.replacing(&dirs.movement, id, open) {
             Ok((fd, read)) => Ok(Opened::Locked((Movement { fd, _lock: lock }, read))),
             Err(Errno::NOENT) => Ok(Opened::Missing),
-            // The file is locked, a file server keeps it for another client, or a process
+            // The file is locked, a file server reserves it for another client, or a process
             // executes it.
             Err(Errno::AGAIN | Errno::TXTBSY) => Ok(Opened::Busy),
             Err(errno) => Err(errno),
@@ -116,7 +115,7 @@ impl Movement {
         }
     }
 
-    /// Removes the last bytes, which were just appended. If that fails, the file keeps a name
+    /// Removes the last bytes, which were just appended. If that fails, the file contains a name
     /// that no message has, which is harmless.
     pub(super) fn take_back(&self, bytes: usize) {
         if let Ok(stat) = fs::fstat(&self.fd) {
@@ -130,9 +129,9 @@ impl Movement {
     }
 }
 
-/// The right to have one message's movement file open in this process. A record lock belongs
-/// to the process: two threads would both get it, and the first that closes the file would
-/// release it for both.
+/// The right to have one message's movement file open in this process. A record lock belongs to the
+/// process: two threads would both get the lock, and the first to close the file would release it
+/// for both.
 #[derive(Debug)]
 struct ProcessLock(Box<str>);
 

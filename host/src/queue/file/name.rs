@@ -16,7 +16,7 @@ pub(super) struct Name {
 impl Name {
     /// Parses a file name. Returns `None` for a file that is not a message.
     ///
-    /// Editors, `sed -i`, rsync, NFS, backups and desktops leave files beside the messages:
+    /// Editors, `sed -i`, rsync, NFS, backups and desktops leave files next to the messages:
     /// `0--id.json~`, `.0--id.json.swp`, `.nfs0001`, `0--id (copy).json`. If a copy counted as a
     /// message, its task would run twice. The id is also a file name in other directories, so it
     /// must not contain a path.
@@ -42,13 +42,13 @@ impl Name {
         Name { text: text.into(), dashes }
     }
 
-    /// The unix second from which the message may be leased. A number too large for a time
-    /// reads as the latest time.
+    /// The unix second from which the message may be leased. If the number is too large for a time,
+    /// the latest time is returned.
     pub(super) fn due(&self) -> u64 {
         self.text[..self.dashes].parse().unwrap_or(u64::MAX)
     }
 
-    /// The id: what follows the dashes, without the extension.
+    /// The id: the text between the dashes and the extension.
     pub(super) fn id(&self) -> &str {
         let rest = &self.text[self.dashes + 2..];
         rest.strip_suffix(EXTENSION).unwrap_or(rest)
@@ -64,7 +64,7 @@ impl Name {
     }
 }
 
-/// The longest id in bytes. With any time, it fits into a file name.
+/// The maximum length of an id in bytes. With any time, such an id fits into a file name.
 const LONGEST_ID: usize = 200;
 
 /// Whether a text is a valid id.
@@ -75,7 +75,7 @@ pub(super) fn is_id(text: &str) -> bool {
         && text.bytes().all(plain)
 }
 
-/// Whether an id marks a file that Syncthing kept after a conflict.
+/// Whether the id is that of a file that Syncthing kept after a conflict.
 fn is_copy(id: &str) -> bool {
     id.contains(".sync-conflict-")
 }
@@ -89,7 +89,7 @@ pub(super) fn second_after(now: Duration, after: Duration) -> u64 {
     let end = now.saturating_add(after);
     end.as_secs()
         .saturating_add(u64::from(end.subsec_nanos() > 0))
-        // A lease that ends in its first second would protect nothing.
+        // A lease that ends within the current second would protect nothing.
         .max(now.as_secs().saturating_add(1))
 }
 

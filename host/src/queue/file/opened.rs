@@ -1,4 +1,4 @@
-//! A queue's directories as they were opened at one time, and what is known about them.
+//! A queue's directories as opened at one time, and the state that belongs to them.
 //!
 //! When the path leads to other directories, [`FileQueue`](super::FileQueue) opens the queue
 //! again and starts with a new [`OpenedQueue`].
@@ -22,17 +22,18 @@ use super::staging::Staging;
 use super::watch::WatchState;
 use crate::queue::QueueError;
 
-/// How long directories that replaced others may still be incomplete: copying takes time.
+/// How long directories that replaced others may still be incomplete, because they are being
+/// copied.
 const COPYING: Duration = Duration::from_secs(5);
 
-/// A queue that is open.
+/// An open queue.
 #[derive(Debug)]
 pub(super) struct OpenedQueue {
     pub(super) dirs: Arc<Dirs>,
     pub(super) clock: Clock,
     candidates: Mutex<Candidates>,
     pub(super) watch: WatchState,
-    /// Wakes calls that wait, when there are candidates for them.
+    /// Wakes waiting calls when there are candidates for them.
     pub(super) more: Notify,
     staging: Mutex<Option<Arc<Staging>>>,
     completions: Completions,
@@ -40,7 +41,7 @@ pub(super) struct OpenedQueue {
     warned_of_uncounted: Once,
     /// When these directories replaced others, if they did.
     replaced: Option<Instant>,
-    /// Whether the queue was opened again since, so that this is out of use.
+    /// Whether the queue was opened again since, so that this value is no longer used.
     left: AtomicBool,
 }
 
@@ -50,7 +51,7 @@ impl OpenedQueue {
         OpenedQueue::watching(dirs, path)
     }
 
-    /// Watches another path than that of `queue/`.
+    /// Watches another path instead of that of `queue/`.
     pub(super) fn watching(dirs: Dirs, path: PathBuf) -> OpenedQueue {
         OpenedQueue {
             watch: WatchState::new(path),
@@ -67,7 +68,7 @@ impl OpenedQueue {
         }
     }
 
-    /// Opens what the path leads to now, and puts this out of use.
+    /// Opens the directories that the path leads to now, and marks this value as no longer used.
     pub(super) fn reopen(&self) -> Result<OpenedQueue, QueueError> {
         let mut opened = OpenedQueue::new(self.dirs.reopen()?);
         self.left.store(true, Ordering::Relaxed);
@@ -78,7 +79,7 @@ impl OpenedQueue {
         Ok(opened)
     }
 
-    /// Whether files may still be missing, because the directories replaced others a moment ago.
+    /// Whether files may still be missing, because the directories recently replaced others.
     pub(super) fn may_be_incomplete(&self) -> bool {
         self.replaced.is_some_and(|when| when.elapsed() < COPYING)
     }
@@ -100,7 +101,7 @@ impl OpenedQueue {
         self.candidates.lock()
     }
 
-    /// Whether a message has this name, which proves the lease with this name.
+    /// Whether a message has this name. If so, the lease with this name is held.
     pub(super) fn exists(&self, name: &Name) -> Result<bool, Errno> {
         match fs::accessat(&self.dirs.queue, name.as_str(), fs::Access::EXISTS, AtFlags::empty()) {
             Ok(()) => Ok(true),
@@ -109,8 +110,8 @@ impl OpenedQueue {
         }
     }
 
-    /// Does an operation in this process's staging directory. If someone removed the directory,
-    /// creates a new one and repeats the operation.
+    /// Does an operation in this process's staging directory. If the directory was removed, creates
+    /// a new one and repeats the operation.
     pub(super) fn in_staging<T>(
         &self,
         operation: impl Fn(&Arc<Staging>) -> Result<T, Errno>,
@@ -122,7 +123,7 @@ impl OpenedQueue {
         }
     }
 
-    /// This process's staging directory, or a new one unless the present one `is_good`.
+    /// This process's staging directory, or a new one if `is_good` rejects the current one.
     fn staging(&self, is_good: fn(&Staging) -> bool) -> Result<Arc<Staging>, Errno> {
         let mut staging = self.staging.lock();
         let ours = match staging.take().filter(|staging| is_good(staging)) {
@@ -147,7 +148,7 @@ impl OpenedQueue {
 
     /// Counts messages as sent.
     pub(super) async fn count_insertions(&self, count: u64) {
-        // After one warning, don't wait again for a lock that another process keeps.
+        // After one warning, do not wait again for a lock that another process holds.
         let patience = match self.warned_of_uncounted.is_completed() {
             true => Duration::ZERO,
             false => counters::PATIENCE,

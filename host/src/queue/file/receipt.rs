@@ -6,7 +6,7 @@ use crate::queue::Receipt;
 /// The contents of a receipt.
 #[derive(Debug, Clone)]
 pub(super) struct LeaseReceipt {
-    /// The name of the message's file. It is the proof of the lease.
+    /// The name of the message's file. It proves the lease.
     pub(super) name: Name,
     /// The length of the movement file, in bytes, when the message was leased.
     pub(super) since: usize,

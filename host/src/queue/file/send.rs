@@ -1,5 +1,5 @@
-//! Sending a message: its file is written in the staging directory, then its movement file, and
-//! then the message is renamed into the queue.
+//! Sends a message: writes its file in the staging directory, creates its movement file, and
+//! renames the file into the queue.
 
 use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ impl OpenedQueue {
             let id = uuid::Uuid::new_v4().to_string();
             let name = Name::new(0, &id);
             self.write_and_rename(staging, &name, body).inspect_err(|_| {
-                // Files that can't be removed now go with the directory.
+                // Files that cannot be removed now are removed with the directory.
                 let _ = staging.discard(&id);
             })
         });

@@ -1,9 +1,9 @@
 //! `host/tmp/{process}/`: this process's directory for messages that are being written or
 //! deleted.
 //!
-//! An entry has the id of its message. It means that the message was never sent, or is done, so
-//! whoever finds the entry removes the message's other files. A later process recognises the
-//! directory of a dead process: see [`crate::process_dir`].
+//! An entry has the id of its message. It means that the message was never sent or is finished, so
+//! any process that finds the entry removes the message's other files. A later process recognizes
+//! the directory of a dead process: see [`crate::process_dir`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::dirs::for_each;
 use crate::fault::{self, Step};
 use crate::process_dir::{self, ProcessDir};
 
-/// This process's directory. Dropping it removes it, after finishing its entries.
+/// This process's directory. Dropping the value finishes the entries and removes the directory.
 #[derive(Debug)]
 pub(super) struct Staging {
     home: ProcessDir,
@@ -38,8 +38,8 @@ impl Staging {
         self.home.dir()
     }
 
-    /// Removes all files of a message that was never sent, or is done. The entry goes last: it
-    /// shows the next process what else to remove.
+    /// Removes all files of a message that was never sent or is finished. The entry is removed
+    /// last: until then, it tells other processes what to remove.
     pub(super) fn discard(&self, id: &str) -> Result<(), Errno> {
         self.dirs.remove(&self.dirs.movement, id)?;
         fault::point(Step::Forgotten);
@@ -52,7 +52,7 @@ impl Staging {
     }
 
     /// Whether the path still leads to this directory. If the queue was replaced by a copy, the
-    /// path leads to a copy of this directory, which the next sweep finishes.
+    /// path leads to a copy of this directory. The next sweep finishes the copy's entries.
     fn is_at_its_path(&self) -> bool {
         match (fs::fstat(self.home.dir()), fs::stat(self.home.path())) {
             (Ok(ours), Ok(there)) => dirs::id(&ours) == dirs::id(&there),
@@ -68,7 +68,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Entries that an error left half done.
+        // Finish entries that an error left incomplete.
         if clear(&self.dirs, self.home.dir()).is_err() || !self.is_at_its_path() {
             self.home.stay();
         }
@@ -102,7 +102,7 @@ fn clear(dirs: &Dirs, dir: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The names in a staging directory, which never has many entries.
+/// The names in a staging directory. There are never many.
 fn entries(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
     let dir = directory(dir, ".")?;
     let mut names = Vec::new();

@@ -1,4 +1,4 @@
-//! Taking one message: the step that makes a lease.
+//! Takes one message: the step that creates a lease.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::{body, failures};
 use crate::fault::{self, Step};
 use crate::queue::Message;
 
-/// The sender of a message without a movement file is still sending for this long. After that,
-/// the sender must have died. Python writes the message first.
+/// If a message has no movement file, its sender may still be sending it for this long. After that,
+/// the sender must have died. Python writes the message before its movement file.
 const ABANDONED: Duration = Duration::from_secs(10);
 
 /// The result of an attempt to lease a message.
@@ -29,12 +29,12 @@ pub(super) enum Taken {
     Gone,
     /// Another process is sending or moving the message.
     Busy,
-    /// The entry is not a message, despite its name: a directory, a link, a socket.
+    /// The entry is not a message, despite its name: a directory, a link or a socket.
     Foreign,
 }
 
 impl OpenedQueue {
-    /// Leases a message for `duration`. It has been seen as busy for the time `busy_for`.
+    /// Leases a message for `duration`. The message has been busy for `busy_for`.
     pub(super) fn take(
         &self,
         name: &Name,
@@ -42,12 +42,12 @@ impl OpenedQueue {
         busy_for: Duration,
     ) -> Result<Taken, Errno> {
         let (dirs, id) = (&*self.dirs, name.id());
-        // If another host was faster, this first call shows it.
+        // If another host was faster, this first call fails.
         let file = match files::open(&dirs.queue, name.as_str(), OFlags::RDONLY) {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(Taken::Foreign),
             Err(Errno::NOENT) => return Ok(Taken::Gone),
-            // A file server keeps the file for another client.
+            // A file server reserves the file for another client.
             Err(Errno::AGAIN) => return Ok(Taken::Busy),
             Err(errno) => return Err(errno),
         };
@@ -85,7 +85,8 @@ impl OpenedQueue {
         };
         let leased = history.unused(name, second_after(self.now(), duration));
         if leased == *name {
-            // There is no later time. Renaming a file to its own name would succeed for all.
+            // There is no later time. A rename of a file to its own name would succeed for every
+            // process.
             return Ok(Taken::Busy);
         }
         let redelivered = adopted || history.was_moved();
@@ -93,10 +94,10 @@ impl OpenedQueue {
             true => failures::of(dirs, id)?,
             false => Vec::new(),
         };
-        // Someone may have removed reasons, or a killed host may have added only the reason.
+        // Reasons may have been removed, or a killed host may have added only the reason.
         let attempts = u32::try_from(failures.len()).unwrap_or(u32::MAX).max(history.failed());
-        // The line comes first: a name that no file has is harmless, but Python deletes a
-        // message by the names in this file.
+        // The line is written before the rename. A line whose name no file has is harmless, but
+        // Python deletes a message by the names in this file.
         let end = if history.is_torn() { "\n" } else { "" };
         let line = format!("{end}{}", leased.line());
         movement.append(&line)?;
@@ -132,8 +133,8 @@ impl OpenedQueue {
         }))
     }
 
-    /// Whether no process is still sending this message, nor restoring the queue directory.
-    /// Returns `None` if the entry is not a regular file.
+    /// Whether no process is still sending this message or restoring the queue directory. Returns
+    /// `None` if the entry is not a regular file.
     fn sender_is_gone(&self, file: &OwnedFd, busy_for: Duration) -> Result<Option<bool>, Errno> {
         let stat = fs::fstat(file)?;
         let age = self.now().saturating_sub(written(&stat));

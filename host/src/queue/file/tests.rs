@@ -49,7 +49,7 @@ async fn lease(queue: &FileQueue, wait: Duration) -> Option<Message> {
     queue.lease(1, LONG, wait).await.unwrap().pop()
 }
 
-/// The names in a directory of the queue, except for locks.
+/// The names in a directory of the queue, without lock files.
 fn names(dir: &tempfile::TempDir, part: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir.path().join(part)) else {
         return Vec::new();
@@ -149,7 +149,7 @@ async fn a_message_whose_sender_died_is_adopted() {
     }
 }
 
-/// Creates files as other programs leave them beside messages, and returns their names.
+/// Creates files of the kinds that other programs leave next to messages, and returns their names.
 fn put_foreign(dir: &tempfile::TempDir) -> Vec<String> {
     let files = [
         "README",
@@ -219,7 +219,7 @@ async fn entries_of_unknown_type_are_not_leased_unless_they_are_files() {
     for name in ["directory", "link", "socket", "pipe"] {
         let name = Name::parse(&format!("0--{name}.json")).unwrap();
         assert!(!files::is_regular_at(&opened.dirs.queue, name.as_str()), "{}", name.as_str());
-        // As a notification from the kernel, which has no type.
+        // A notification from the kernel has no type either.
         opened.candidates().saw(name, 1);
     }
     assert!(lease(&queue, NONE).await.is_none());
@@ -236,7 +236,7 @@ async fn a_message_with_an_impossible_time_is_not_due() {
     }
     assert!(lease(&queue, SHORT / 10).await.is_none());
     assert_eq!(queue.counts().await.unwrap().leased, Some(3));
-    // How an operator recovers after a machine's clock was wrong.
+    // This is how an operator recovers after a machine's clock was wrong.
     assert_eq!(Admin::open("fq://test", dir.path()).unwrap().release_all().unwrap(), 3);
     assert_eq!(queue.lease(5, LONG, NONE).await.unwrap().len(), 3);
 }
@@ -312,7 +312,7 @@ async fn messages_are_found_without_notifications() {
     let dir = tempfile::tempdir().unwrap();
     let sender = open(dir.path());
     let dirs = Dirs::existing("fq://test", dir.path()).unwrap();
-    // Nothing exists at this path, so it can't be watched.
+    // This path does not exist, so it cannot be watched.
     let queue = FileQueue::with(OpenedQueue::watching(dirs, dir.path().join("elsewhere")));
     assert!(queue.current().opened.watch.get("fq://test").is_none());
     let started = Instant::now();
@@ -367,7 +367,7 @@ async fn a_former_holder_can_take_back_its_executions() {
     for _ in 0..2 {
         queue.disown(&first.receipt).await.unwrap();
     }
-    // Python ignores this line: no file has that name.
+    // Python ignores this line, because no file has that name.
     let since = sent.lines().next().unwrap().len() + 1;
     assert_eq!(movement(), format!("{before}{since}--uncounted\n"));
     // The new holder is not affected.
@@ -393,7 +393,7 @@ async fn a_failure_before_the_start_does_not_hide_a_death() {
     assert_eq!((third.attempts, third.deaths), (1, 1));
 }
 
-/// A host whose clock is wrong by this many seconds.
+/// A host whose clock is wrong by this number of seconds.
 fn open_wrong(path: &Path, seconds: i64) -> (FileQueue, Arc<AtomicI64>) {
     let wrong = Arc::new(AtomicI64::new(seconds));
     let mut opened = OpenedQueue::new(Dirs::create("fq://wrong", path).unwrap());
@@ -464,7 +464,7 @@ async fn the_files_of_a_dead_sender_are_removed() {
     send(&queue, &["1"]).await;
     let dead = dir.path().join("host/tmp/dead");
     std::fs::create_dir(&dead).unwrap();
-    // Killed before and after it created the movement file.
+    // The senders were killed before and after they created the movement file.
     for file in [".lock", "early", "late"] {
         std::fs::write(dead.join(file), "").unwrap();
     }
@@ -518,7 +518,7 @@ async fn a_host_continues_when_its_directory_is_removed() {
 async fn counters_restart_after_they_were_removed() {
     let (dir, queue) = queue();
     for _ in 0..2 {
-        // The host checks a few times per second whether the file exists.
+        // The host checks a few times per second that the file exists.
         let started = Instant::now();
         let counts = loop {
             send(&queue, &["1"]).await;
@@ -603,7 +603,7 @@ async fn permissions_of_new_files_follow_the_umask() {
     let (dir, queue) = queue();
     send(&queue, &["1"]).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    // The same permissions as the files of any other program.
+    // The permissions are the same as those of any other program's files.
     let file = dir.path().join("any file");
     let directory = dir.path().join("any directory");
     std::fs::write(&file, "").unwrap();

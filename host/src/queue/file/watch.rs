@@ -1,8 +1,8 @@
 //! Notifications from the kernel about new messages.
 //!
-//! The kernel reports only changes by this machine. On a network file system, the repeated
-//! listings of `candidates.rs` find the other messages. A notification includes the name, so
-//! that a waiting host need not list a queue of 100,000 leased messages to find the new one.
+//! The kernel reports only changes made by this machine. On a network file system, the repeated
+//! listings of `candidates.rs` find the other messages. A notification includes the name, so that a
+//! waiting host does not need to list a queue of 100,000 leased messages to find the new one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use rustix::io::Errno;
 
 use crate::system::Watch;
 
-/// After this many leases without a wait, the watch ends: nobody reads its notifications.
+/// After this number of leases without a wait, the watch ends, because its notifications are not
+/// used.
 const BUSY: u32 = 64;
 
-/// The watch that all waiting calls share, while there is one.
+/// The watch that all waiting calls share, if there is one.
 #[derive(Debug)]
 pub(super) struct WatchState {
     /// The path of `queue/`.
@@ -26,7 +27,7 @@ pub(super) struct WatchState {
 #[derive(Debug, Default)]
 struct Current {
     watch: Option<Arc<Watch>>,
-    /// Leases since the last wait.
+    /// The number of leases since the last wait.
     leases: u32,
     has_warned: bool,
 }
@@ -36,8 +37,8 @@ impl WatchState {
         WatchState { path, current: Mutex::default() }
     }
 
-    /// Returns the watch, and whether it began only now. Returns `None` if the kernel has
-    /// or gives none; then only the repeated listings find messages. `queue` is the URL.
+    /// Returns the watch, and whether it began only now. Returns `None` if the kernel has no
+    /// watches or refuses one; then only the repeated listings find messages. `queue` is the URL.
     pub(super) fn get(&self, queue: &str) -> Option<(Arc<Watch>, bool)> {
         let mut current = self.current.lock();
         current.leases = 0;
@@ -50,7 +51,7 @@ impl WatchState {
                 current.watch = Some(watch.clone());
                 Some((watch, true))
             }
-            // This system has none.
+            // This system does not support watches.
             Err(Errno::NOSYS) => None,
             Err(errno) => {
                 if !current.has_warned {

@@ -1,7 +1,7 @@
 //! Inspects and repairs a Pub/Sub queue.
 //!
-//! A message has to be leased to be seen. The leases of other processes can't be ended; only all
-//! messages that were published before a given time can be deleted.
+//! A message must be leased to be listed. The leases of other processes cannot be ended. Messages
+//! can only be deleted together: all that were published before a given time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,9 +21,9 @@ use super::{IDS, MAX_LEASE, PubSubQueue, Shared, pull, send, setup};
 use crate::queue::address::PubSub;
 use crate::queue::{self, Access, Counts, Facts, Listed, Queue as _, QueueError};
 
-/// How many messages are asked for at a time.
+/// The number of messages that are requested at a time.
 const LOOK: usize = 100;
-/// How long the last pull waits, after one that found nothing.
+/// How long the last pull waits after one that found nothing.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 
 /// A Pub/Sub queue for operators.
@@ -106,7 +106,7 @@ impl queue::Admin for Admin {
     }
 
     async fn facts(&self) -> Result<Facts, QueueError> {
-        // A deadline can be extended any number of times, so there is no `max_lease`.
+        // A deadline can be extended any number of times, so `max_lease` is not set.
         let facts = Facts { longest_message: Some(send::BYTES as u64), ..Facts::default() };
         let client = &self.queue.shared.client;
         if self.at.subscription.is_none() {
@@ -175,10 +175,10 @@ fn of(found: &Subscription, facts: Facts) -> Facts {
     }
 }
 
-/// A listing of the messages, which are leased until it ends.
+/// A listing of the messages. They are leased until it ends.
 struct Listing {
     shared: Arc<Shared>,
-    /// Messages that were leased and not yet listed.
+    /// Messages that are leased but not yet listed.
     seen: VecDeque<Envelope>,
     /// The acknowledgement ids of all leased messages, and when their leases end.
     held: Vec<(Instant, Vec<String>)>,
@@ -212,7 +212,7 @@ impl Listing {
         }))
     }
 
-    /// Leases more messages, and extends the leases that end soon.
+    /// Leases more messages, and extends the leases that will end soon.
     async fn look(&mut self) -> Result<(), QueueError> {
         let shared = self.shared.clone();
         let failed = |error| shared.client.error("leasing messages", &error);
@@ -233,7 +233,7 @@ impl Listing {
         }
         let until = Instant::now() + MAX_LEASE;
         match self.held.last_mut() {
-            // Leases that end at the same time are extended with one request.
+            // Leases that end at about the same time are extended with one request.
             Some((last, all)) if until - *last < LAST_LOOK && all.len() + ids.len() <= IDS => {
                 all.extend(ids.iter().cloned());
             }

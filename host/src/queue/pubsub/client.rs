@@ -25,26 +25,26 @@ use crate::queue::{Access, QueueError, Requests};
 const DOMAIN: &str = "pubsub.googleapis.com";
 const ENDPOINT: &str = "https://pubsub.googleapis.com/";
 const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/pubsub"];
-/// How long getting credentials may take. Outside Google Cloud the metadata server never answers.
+/// The maximum time to get credentials. Outside Google Cloud, the metadata server never answers.
 const CREDENTIALS: Duration = Duration::from_secs(20);
-/// How long making a connection may take.
+/// The maximum time to open a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may take.
+/// The maximum time to wait for a response.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
-/// A silent connection is probed after this time, and given up after as much again.
+/// A silent connection is probed after this time, and closed after the same time again.
 const PROBE: Duration = Duration::from_secs(20);
-/// The delays between tries.
+/// The delays between attempts at a request.
 const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(150))
     .with_factor(3.0)
     .with_max_times(3)
     .with_jitter();
-/// How long a new topic or subscription may be unknown to parts of the service.
+/// How long parts of the service may not yet know a new topic or subscription.
 const PROPAGATION: Duration = Duration::from_secs(30);
-/// How long a successful request shows that the service works.
+/// How long after a successful request the service is assumed to work.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// A connection, for many requests at a time.
+/// A connection that carries many requests at a time.
 pub(super) struct Client {
     /// The queue's URL, for errors.
     pub(super) queue: String,
@@ -53,13 +53,13 @@ pub(super) struct Client {
     connection: ConnectionManager,
     counter: RequestCounter,
     made: OnceLock<Instant>,
-    /// When the last request succeeded, unless one failed since.
+    /// When the last request succeeded. `None` if a request has failed since.
     answered: Mutex<Option<Instant>>,
 }
 
 impl Client {
-    /// Connects to the emulator if the environment names one, otherwise to the service. The
-    /// credentials are the first of: `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth`, the metadata
+    /// Connects to the emulator if the environment names one, otherwise to the service. Uses the
+    /// first credentials found: `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth`, the metadata
     /// server, python-task-queue's.
     pub(super) async fn connect(at: &PubSub, access: &Access) -> Result<Client, QueueError> {
         let environment = &access.environment;
@@ -105,7 +105,7 @@ impl Client {
     }
 
     pub(super) fn subscriber(&self) -> SubscriberClient<Channel> {
-        // The answer may hold many messages of the largest size.
+        // The response may contain many messages of the maximum size.
         SubscriberClient::new(self.connection.conn()).max_decoding_message_size(usize::MAX)
     }
 
@@ -113,8 +113,8 @@ impl Client {
         PublisherClient::new(self.connection.conn())
     }
 
-    /// Makes a request, and retries it after errors that may pass. A try without an answer `within`
-    /// this time has failed.
+    /// Sends a request, and retries it after errors that may be temporary. An attempt fails if no
+    /// response arrives `within` this time.
     pub(super) async fn tried<A, F>(
         &self,
         kind: RequestKind,
@@ -155,7 +155,7 @@ impl Client {
         status::is_transient(error) || (is_new && error.code() == Code::NotFound)
     }
 
-    /// Whether a request succeeded a short while ago.
+    /// Whether the last request succeeded a short time ago.
     pub(super) fn is_well(&self) -> bool {
         self.answered.lock().is_some_and(|answered| answered.elapsed() < RECENT)
     }
@@ -181,7 +181,7 @@ impl Client {
 /// A request with the header that routes it to the resource's region.
 pub(super) fn routed<T>(parameter: &str, name: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    // A name that is not a valid header is not a valid topic; the service says so.
+    // A name that is not a valid header is not a valid topic either; the service reports that.
     if let Ok(value) = format!("{parameter}={name}").parse() {
         request.metadata_mut().insert("x-goog-request-params", value);
     }
@@ -197,7 +197,7 @@ async fn credentials(environment: &Environment) -> Result<DefaultTokenSourceProv
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
-    // Broken credentials are an error. Only if there are none, python-task-queue's are used.
+    // Broken credentials are an error. python-task-queue's are used only if there are no others.
     let is_nothing = matches!(error, gcloud_auth::error::Error::CredentialsIOError(_));
     let named = ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS_JSON"];
     let secret = match environment.first(&named) {
@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_connection_to_the_service_can_be_encrypted() {
-        // As gcloud-gax makes it; without a provider of cryptography this fails.
+        // Build the TLS configuration as gcloud-gax does. Without a cryptography provider this
+        // fails.
         let tls = ClientTlsConfig::new().with_webpki_roots().domain_name(DOMAIN);
         Endpoint::from_static(ENDPOINT).tls_config(tls).unwrap();
     }

@@ -1,14 +1,14 @@
 //! A task's message in Pub/Sub's format.
 //!
-//! Pub/Sub can't change a message. So failed executions are recorded in the attributes of a copy,
-//! which replaces the message. The service counts deliveries for a dead-letter policy. They say
-//! nothing about executions, and a copy starts at zero.
+//! Pub/Sub cannot change a message. Failed executions are therefore recorded in the attributes of a
+//! copy, which replaces the message. The service counts deliveries for a dead-letter policy, but
+//! its count does not say how many executions there were, and the count of a copy starts at zero.
 //!
 //! ```text
 //! task-host-id           the id of the first copy
 //! task-host-attempts     executions that failed
 //! task-host-failure-N    why the last of them failed, oldest first
-//! task-host-delay-ms     how long after it was published the copy may be leased
+//! task-host-delay-ms     how long after its publication the copy may be leased
 //! task-host-empty        set because a message must not be empty
 //! ```
 
@@ -25,14 +25,14 @@ const ATTEMPTS: &str = "task-host-attempts";
 const FAILURE: &str = "task-host-failure-";
 const DELAY: &str = "task-host-delay-ms";
 const EMPTY: &str = "task-host-empty";
-/// How many of the last failures are kept.
+/// The number of most recent failures that are kept.
 const REASONS: usize = 10;
-/// The service's limit for the value of an attribute, in bytes.
+/// The service's limit for the size of an attribute's value in bytes.
 const LONGEST_VALUE: usize = 1024;
-/// The longest delay. A longer one was not written by this program.
+/// The maximum delay. This program never writes a longer one.
 const LONGEST_DELAY: Duration = Duration::from_secs(31 * 24 * 3600);
 
-/// A message that was received.
+/// A received message.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
     pub(super) id: String,
@@ -50,7 +50,7 @@ pub(super) struct Envelope {
     attributes: HashMap<String, String>,
 }
 
-/// Decodes a received message: its acknowledgement id and the rest.
+/// Decodes a received message into its acknowledgement id and the rest.
 pub(super) fn open(received: ReceivedMessage) -> (String, Envelope) {
     let message = received.message.unwrap_or_default();
     let (ours, attributes): (HashMap<_, _>, HashMap<_, _>) =
@@ -81,20 +81,21 @@ pub(super) fn first(body: &Bytes, group: Option<&str>) -> PubsubMessage {
     message
 }
 
-/// The size of a message in a request, in bytes, rounded up a little.
+/// The size of a message in a request in bytes, rounded up a little.
 pub(super) fn size(message: &PubsubMessage) -> usize {
     let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
     message.data.len() + message.ordering_key.len() + attributes.sum::<usize>() + 32
 }
 
 impl Envelope {
-    /// How long the message must wait from `now` on, by the service's clock. Zero if it is due.
+    /// The remaining delay of the message at `now`, by the service's clock. Zero if the message is
+    /// due.
     pub(super) fn rest(&self, now: SystemTime) -> Duration {
         let due = self.published.and_then(|published| published.checked_add(self.delay));
         due.and_then(|due| due.duration_since(now).ok()).unwrap_or_default().min(self.delay)
     }
 
-    /// Adds attempts that the message does not carry.
+    /// Adds attempts that are not recorded in the message.
     pub(super) fn knowing(mut self, attempts: u32, failures: Vec<String>) -> Self {
         self.attempts = self.attempts.saturating_add(attempts);
         self.failures.extend(failures);
@@ -106,7 +107,7 @@ impl Envelope {
         !self.ordering_key.is_empty()
     }
 
-    /// The copy that replaces the message. With a `reason`, it has one more failed attempt.
+    /// The copy that replaces the message. A `reason` adds one failed attempt.
     pub(super) fn again(&self, after: Duration, reason: Option<&str>) -> PubsubMessage {
         let mut attributes = self.attributes.clone();
         attributes.insert(ID.to_owned(), self.id.clone());
@@ -138,7 +139,7 @@ fn mark_empty(message: &mut PubsubMessage) {
     }
 }
 
-/// A text, cut to the limit of an attribute.
+/// A text, cut to the size limit of an attribute.
 fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST_VALUE)]
 }
@@ -147,7 +148,7 @@ fn shortened(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// The message as it comes back from the service.
+    /// The message as the service delivers it.
     fn delivered(message: PubsubMessage, delivery_attempt: i32) -> Envelope {
         let message = Some(PubsubMessage {
             message_id: "new".to_owned(),
@@ -201,7 +202,7 @@ mod tests {
         let copy = delivered(plain.again(100 * second, Some("x")), 0);
         assert_eq!(copy.rest(now), 40 * second);
         assert_eq!(copy.rest(now + 50 * second), Duration::ZERO);
-        // A clock that is a day behind makes nobody wait for a day.
+        // The message waits for one second even if this clock is a day behind.
         let copy = delivered(plain.again(second, Some("x")), 0);
         assert_eq!(copy.rest(SystemTime::UNIX_EPOCH - 24 * 3600 * second), second);
     }

@@ -1,4 +1,4 @@
-//! How this module reads what others send to a Pub/Sub topic, for the fuzz targets.
+//! Parsers of the data that other programs send to a Pub/Sub topic, for the fuzz targets.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use gcloud_googleapis::pubsub::v1::{PubsubMessage, ReceivedMessage};
 
 use super::envelope;
 
-/// A message as it is read.
+/// A parsed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     /// The id of the first copy.
     pub id: String,
-    /// Executions that failed.
+    /// The number of executions that failed.
     pub attempts: u32,
     /// Why they failed.
     pub failures: Vec<String>,
-    /// The body and the attributes of the copy that replaces the message after another failure,
-    /// for this reason.
+    /// The body and the attributes of the copy that replaces the message after another failure with
+    /// the given reason.
     pub again: (Vec<u8>, HashMap<String, String>),
 }
 
-/// Reads a message with the id `copy`.
+/// Parses a message with the id `copy`.
 pub fn parse(
     copy: &str,
     body: &[u8],

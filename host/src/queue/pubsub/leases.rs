@@ -1,8 +1,8 @@
 //! The leases that this host holds, by its own clock.
 //!
-//! Pub/Sub accepts an acknowledgement whose lease has expired, and delivers the message again. Only
-//! subscriptions with exactly-once delivery refuse it. So this process decides by its own clock
-//! whether a lease has expired.
+//! Pub/Sub accepts an acknowledgement under an expired lease, but delivers the message again. Only
+//! subscriptions with exactly-once delivery reject the acknowledgement. This process therefore
+//! decides by its own clock whether a lease has expired.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct PubSubLease {
     pub(super) envelope: Arc<Envelope>,
 }
 
-/// All leases, by the number in their receipts.
+/// All leases, by the number in their receipt.
 #[derive(Debug, Default)]
 pub(super) struct PubSubLeases(Mutex<LeaseMap>);
 
@@ -32,7 +32,7 @@ struct LeaseMap {
 }
 
 impl PubSubLeases {
-    /// Adds leases, and removes those that expired.
+    /// Adds leases, and removes expired ones.
     pub(super) fn enter(&self, held: Vec<PubSubLease>) -> Vec<Receipt> {
         let mut leases = self.0.lock();
         let now = Instant::now();

@@ -1,8 +1,8 @@
 //! Receives messages.
 //!
-//! If a pull were cancelled, messages could still be leased to it, and nobody would get them. So a
-//! pull is never cancelled. It is short and runs in a task of its own. If its caller goes away, its
-//! messages are released.
+//! If a pull were cancelled, messages could still be leased to it and would be hidden until their
+//! leases expire. A pull is therefore never cancelled. It is short and runs in a separate tokio
+//! task. If its caller is dropped, its messages are released.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,20 +20,20 @@ use super::{IDS, MAX_LEASE, Shared, status};
 use crate::fault::{self, Step};
 use crate::queue::{Message, QueueError};
 
-/// The longest wait of one pull. A host that stops waits for its end.
+/// The maximum wait of one pull. A host that stops waits until the pull ends.
 const LONGEST: Duration = Duration::from_secs(5);
-/// The shortest wait of a pull that waits.
+/// The minimum wait of a pull that waits.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// A caller that waits less than this gets an answer at once.
+/// If a caller waits less than this, the pulls do not wait.
 const SHORT: Duration = Duration::from_secs(2);
 /// The pause between pulls that do not wait.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How far the service's clock and this one may drift apart during a pull.
+/// The maximum drift between the service's clock and this one during a pull.
 const ABOUT: Duration = Duration::from_millis(200);
-/// The most messages of one request.
+/// The maximum number of messages of one request.
 const MOST: usize = 1000;
 
-/// Messages on their way to the caller. They are released when dropped.
+/// Messages on their way to the caller. They are released if this is dropped.
 pub(super) struct PulledMessages {
     messages: Vec<Message>,
     shared: Arc<Shared>,
@@ -51,7 +51,7 @@ pub(super) async fn lease(
     shared.under_way.spawn(async move {
         let mut answer = answer;
         let found = look(&listing, max, duration, wait, &mut answer).await;
-        // If the caller has gone, the messages are dropped here.
+        // If the caller was dropped, the messages are dropped here.
         let _ = answer.send(found);
     });
     found.await.unwrap_or_else(|_| Err(shared.client.invalid("the runtime is shutting down")))
@@ -76,7 +76,8 @@ async fn look(
         if !found.messages.is_empty() || shared.closing.is_cancelled() {
             return Ok(found);
         }
-        // All that came were delayed copies. There may be others.
+        // No received message could be leased now, usually because they are delayed copies. There
+        // may be other messages.
         if were_any {
             continue;
         }
@@ -90,7 +91,7 @@ async fn look(
     }
 }
 
-/// Makes one pull, which waits for a message or answers at once. The messages have the
+/// Sends one pull, which waits for a message or returns at once. The messages have the
 /// subscription's own deadline, which starts when the service sends them.
 pub(super) async fn pull(
     shared: &Shared,
@@ -125,12 +126,12 @@ pub(super) async fn pull(
     Ok(received.received_messages)
 }
 
-/// Whether a pull ended because its time is over.
+/// Whether a pull ended because its time was over.
 fn is_end(status: &Status) -> bool {
     matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
-/// Leases the received messages. Copies that are not due yet are postponed.
+/// Leases the received messages. Postpones copies that are not due yet.
 async fn take(
     shared: &Arc<Shared>,
     received: Vec<ReceivedMessage>,
@@ -159,7 +160,8 @@ async fn take(
     for (ack_id, envelope) in later {
         let rest = envelope.rest(now).min(MAX_LEASE);
         if let Err(status) = shared.set_deadline(vec![ack_id], rest).await {
-            // It comes back early or late, and is postponed again.
+            // The message is delivered again too early or too late. If it is too early, it is
+            // postponed again.
             tracing::debug!("{}", shared.client.error("postponing a message", &status));
         }
     }
@@ -176,7 +178,8 @@ async fn take(
     Ok(found)
 }
 
-/// The messages whose lease has already expired, which are delivered again; or the error.
+/// The acknowledgement ids of messages whose lease has already expired, or the error. Such messages
+/// are delivered again.
 fn failed(shared: &Shared, status: &Status) -> Result<Vec<String>, QueueError> {
     match super::status::lost(status) {
         lost if lost.is_empty() => Err(shared.client.error("leasing messages", status)),
@@ -184,7 +187,7 @@ fn failed(shared: &Shared, status: &Status) -> Result<Vec<String>, QueueError> {
     }
 }
 
-/// Splits into requests.
+/// Splits a list into the parts for one request each.
 fn split<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
     let mut parts = Vec::new();
     while all.len() > IDS {
@@ -220,7 +223,7 @@ impl PulledMessages {
         self.messages.extend(messages);
     }
 
-    /// Hands them over.
+    /// Hands the messages over to the caller.
     pub(super) fn take(mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
     }
@@ -237,7 +240,7 @@ impl Drop for PulledMessages {
         for message in &self.messages {
             table.end(&message.receipt);
         }
-        // Without a runtime the process is ending, and the leases expire.
+        // Without a runtime, the process is ending and the leases expire.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let shared = self.shared.clone();
             let ids = held.into_iter().map(|held| held.ack_id).collect();

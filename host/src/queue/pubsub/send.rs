@@ -1,4 +1,4 @@
-//! Sends messages: many in one request, several requests at a time.
+//! Sends messages: many in one request, and several requests at a time.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -11,17 +11,18 @@ use super::{Shared, envelope, status};
 use crate::fault::{self, Step};
 use crate::queue::QueueError;
 
-/// The limits of a request in messages and bytes. A message has the same limit in bytes.
+/// The limits of a request in messages and bytes. A message has the same limit in bytes as a
+/// request.
 const MESSAGES: usize = 1000;
 pub(super) const BYTES: usize = 10_000_000 - 4096;
-/// The most requests under way at a time.
+/// The maximum number of concurrent requests.
 const AT_ONCE: usize = 8;
 
 impl Shared {
     /// Sends messages. Returns one result for each body, in the same order.
     pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let batches = batches(bodies.iter().map(Bytes::len));
-        // Messages with an ordering key are in the order in which they were sent.
+        // Messages with an ordering key must be published in the order in which they are sent.
         let at_once = if self.group.is_some() { 1 } else { AT_ONCE };
         let sent = stream::iter(batches).map(|batch| async {
             let bodies = &bodies[batch];
@@ -36,8 +37,8 @@ impl Shared {
         sent.buffered(at_once).concat().await
     }
 
-    /// Sends messages that fit into one request. If the service refuses the request, it is split in
-    /// two, so that one bad message does not hold up the others.
+    /// Sends messages that fit into one request. If the service rejects the request, it is split in
+    /// two, so that one invalid message does not block the others.
     async fn send_some(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
         let one = |body| envelope::first(body, self.group.as_deref());
         let Err(status) = self.publish(bodies.iter().map(one).collect()).await else {
@@ -50,7 +51,7 @@ impl Shared {
             sent.extend(Box::pin(self.send_some(second)).await);
             return sent;
         }
-        // Each message has an error of its own.
+        // Each message needs its own error.
         bodies.iter().map(|_| Err(error())).collect()
     }
 
@@ -68,7 +69,8 @@ impl Shared {
     }
 }
 
-/// Splits messages of these lengths into requests. A message that is too large has its own.
+/// Splits messages of these lengths into requests. A message that is too large gets its own
+/// request.
 fn batches(lengths: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
     let overhead = envelope::size(&PubsubMessage::default()) + 300;
     let mut batches: Vec<std::ops::Range<usize>> = Vec::new();

@@ -12,12 +12,12 @@ use super::client::{ANSWER, Client, RequestKind, routed};
 use crate::queue::QueueError;
 use crate::queue::address::PubSub;
 
-/// The subscription's own deadline, in seconds: how long a message is lost if a host dies before
-/// it extends the lease.
+/// The subscription's own deadline in seconds. If a host dies before it extends a lease, the
+/// message is hidden for this long.
 const ACK_DEADLINE: i32 = 60;
 /// How long Pub/Sub keeps messages.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The name of a deleted topic in a subscription.
+/// The topic of a subscription whose topic was deleted.
 const DELETED: &str = "_deleted-topic_";
 
 /// The operation in errors about the topic.
@@ -35,7 +35,7 @@ pub(super) fn subscription(at: &PubSub) -> Option<String> {
 }
 
 /// Checks that messages to the topic arrive at the subscription. A topic without a subscription
-/// drops them. Creates what is missing if `create`.
+/// drops its messages. Creates the topic and subscription if they do not exist and `create` is set.
 pub(super) async fn check(client: &Client, at: &PubSub, create: bool) -> Result<(), QueueError> {
     let topic = match look_up_topic(client, &topic(at)).await {
         Err(error) if error.code() == Code::NotFound => {
@@ -114,7 +114,8 @@ fn fits(found: &Subscription, at: &PubSub) -> Result<(), String> {
     }
 }
 
-/// Checks that the topic has a subscription or keeps messages itself. Otherwise it drops them.
+/// Checks that the topic has a subscription or retains messages itself. Otherwise it drops its
+/// messages.
 async fn check_listeners(client: &Client, at: &PubSub, found: &Topic) -> Result<(), QueueError> {
     if found.message_retention_duration.is_some() {
         return Ok(());
@@ -164,7 +165,7 @@ async fn make_subscription(client: &Client, at: &PubSub) -> Result<(), QueueErro
         topic: topic(at),
         ack_deadline_seconds: ACK_DEADLINE,
         message_retention_duration: RETENTION.try_into().ok(),
-        // A policy without a time means that it never expires.
+        // A policy without a time means that the subscription never expires.
         expiration_policy: Some(ExpirationPolicy::default()),
         ..Subscription::default()
     };

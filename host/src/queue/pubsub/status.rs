@@ -1,7 +1,8 @@
 //! Turns the service's errors into [`QueueError`]s.
 //!
-//! With exactly-once delivery, the service reports each acknowledgement id that failed: a
-//! `google.rpc.ErrorInfo` in the details maps it to `TRANSIENT_FAILURE_…` or `PERMANENT_FAILURE_…`.
+//! With exactly-once delivery, the service reports each acknowledgement id that failed. A
+//! `google.rpc.ErrorInfo` in the details maps the id to `TRANSIENT_FAILURE_…` or
+//! `PERMANENT_FAILURE_…`.
 
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 const TRANSIENT: &str = "TRANSIENT_";
 const INVALID_ACK_ID: &str = "PERMANENT_FAILURE_INVALID_ACK_ID";
 
-/// `google.rpc.ErrorInfo`, of google/rpc/error_details.proto.
+/// `google.rpc.ErrorInfo` from google/rpc/error_details.proto.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ErrorInfo {
     #[prost(string, tag = "1")]
@@ -26,12 +27,12 @@ pub(super) struct ErrorInfo {
     pub(super) metadata: HashMap<String, String>,
 }
 
-/// The error of a request for which the machine was short of something.
+/// The error of a request that failed because this machine lacks a resource.
 pub(super) fn starved(errno: Errno) -> Status {
     Status::unavailable(errno.to_string())
 }
 
-/// The acknowledgement ids that failed, and why, if the service says so.
+/// The acknowledgement ids that failed, and why, if the service reports them.
 fn failures(status: &Status) -> HashMap<String, String> {
     let Ok(details) = gcloud_googleapis::rpc::Status::decode(status.details()) else {
         return HashMap::new();
@@ -42,16 +43,16 @@ fn failures(status: &Status) -> HashMap<String, String> {
         .collect()
 }
 
-/// The acknowledgement ids whose lease has expired, if the service says so.
+/// The acknowledgement ids whose lease has expired, if the service reports them.
 pub(super) fn lost(status: &Status) -> Vec<String> {
     let lost = |(id, why): (String, String)| (why == INVALID_ACK_ID).then_some(id);
     failures(status).into_iter().filter_map(lost).collect()
 }
 
-/// Whether the same request may succeed a moment later.
+/// Whether the same request may succeed after a short time.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
-        // A broken connection has many codes, depending on when it broke.
+        // A broken connection causes different codes, depending on when it broke.
         Code::Unavailable
         | Code::Unknown
         | Code::Cancelled
@@ -76,8 +77,8 @@ pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
     };
     let said = format!("{}{cure}", said(status));
     match status.code() {
-        // The request is wrong. All other errors may be fixed while the host runs: topics,
-        // credentials and permissions.
+        // These codes mean that the request is wrong. The causes of all other errors may be fixed
+        // while the host runs: topics, credentials and permissions.
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
             let problem = format!("{doing} failed: {said}");
             QueueError::Invalid { queue: queue.to_owned(), problem }
@@ -95,7 +96,7 @@ pub(super) fn unavailable(queue: &str, doing: &str, said: impl Into<String>) -> 
     }
 }
 
-/// The message of an error and of its causes.
+/// The text of an error and of its causes.
 fn said(status: &Status) -> String {
     let mut text = format!("{:?}", status.code());
     if !status.message().is_empty() {
@@ -104,7 +105,7 @@ fn said(status: &Status) -> String {
     chain(text, std::error::Error::source(status))
 }
 
-/// Appends the causes of an error that add something to the text.
+/// Appends the causes of an error that the text does not contain yet.
 pub(super) fn chain(mut text: String, mut below: Option<&dyn std::error::Error>) -> String {
     while let Some(cause) = below {
         let more = cause.to_string();
@@ -141,7 +142,7 @@ mod tests {
     fn a_lease_that_ended_is_told_from_what_may_work_in_a_moment() {
         let gone = with_failures(Code::FailedPrecondition, &[("a", INVALID_ACK_ID)]);
         assert_eq!((lost(&gone), is_transient(&gone)), (vec!["a".to_owned()], false));
-        // Whatever the code says.
+        // The code does not matter.
         let gone = with_failures(Code::Unknown, &[("a", INVALID_ACK_ID)]);
         assert_eq!((lost(&gone), is_transient(&gone)), (vec!["a".to_owned()], false));
         let busy = with_failures(Code::FailedPrecondition, &[("a", "TRANSIENT_FAILURE_BUSY")]);

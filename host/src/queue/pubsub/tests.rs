@@ -1,5 +1,5 @@
-//! Tests of the Pub/Sub queue against Google's emulator, and against a fake that does what the
-//! emulator does not.
+//! Tests of the Pub/Sub queue against Google's emulator, and against a fake with the features that
+//! the emulator lacks.
 
 use super::*;
 

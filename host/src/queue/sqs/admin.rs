@@ -1,7 +1,8 @@
 //! Inspects and repairs an SQS queue.
 //!
-//! A message has to be leased to be seen. So a listing leases all messages that nobody holds, keeps
-//! the leases until its end, and then releases the messages, which is not an attempt.
+//! A message must be leased to be listed. A listing therefore leases all messages that no worker
+//! holds, and keeps the leases until its end. Then it releases the messages, which does not count
+//! as an attempt.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,15 +21,15 @@ use super::{Inner, MAX_LEASE, SqsQueue};
 use crate::queue::address::Sqs;
 use crate::queue::{self, Access, Counts, Facts, Listed, Message, QueueError, Receipt};
 
-/// The lease duration of a listing: how long messages stay away if the listing is killed.
+/// The lease duration of a listing. If the listing is killed, messages are hidden for this long.
 const HOLD: Duration = Duration::from_secs(300);
 /// How often the leases of a listing are renewed.
 const RENEW: Duration = Duration::from_secs(120);
-/// How long a poll waits. A poll that does not wait searches only some of SQS's servers.
+/// How long a receive request waits. Without a wait, SQS searches only some of its servers.
 const WAIT: Duration = Duration::from_secs(1);
-/// How many messages are asked for at a time.
+/// The number of messages that are requested at a time.
 const AT_ONCE: usize = 50;
-/// The number of empty polls in a row after which the queue counts as empty.
+/// The number of consecutive empty receives after which the queue is considered empty.
 const EMPTY: u32 = 2;
 
 /// An SQS queue for operators.
@@ -221,13 +222,14 @@ impl Listing {
         self.held.lock().push(receipt);
     }
 
-    /// Releases the leases, even if nobody waits for it. `None` if that was done before.
+    /// Releases the leases, even if the returned future is dropped. `None` if they were released
+    /// before.
     fn give_back(&mut self) -> Option<impl Future<Output = ()> + use<>> {
         let renewing = self.renewing.take()?;
         renewing.abort();
         let (inner, held) = (self.inner.clone(), self.held.clone());
         let work = self.inner.work.spawn(async move {
-            // Until it stops, it may replace receipts.
+            // The renewal may replace receipts until it has stopped.
             let _ = renewing.await;
             let held = std::mem::take(&mut *held.lock());
             let rows = held.into_iter().filter_map(|receipt| {
@@ -243,7 +245,7 @@ impl Listing {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        // If the program ends before that, the leases expire.
+        // If the program ends before the messages are released, the leases expire.
         drop(self.give_back());
     }
 }

@@ -1,7 +1,7 @@
 //! How attempts are counted on an SQS queue.
 //!
-//! SQS counts only receives. So a message that is released is sent again with these attributes, and
-//! the old copy is deleted:
+//! SQS counts only receives. A message is therefore released by sending it again with these
+//! attributes and deleting the old copy:
 //!
 //! ```text
 //! task-host-attempts     Number   executions that failed
@@ -9,11 +9,11 @@
 //! task-host-unaccounted  Number   receives of earlier copies whose outcome is unknown
 //! task-host-id           String   the id of the first copy
 //! ```
-//! The start of an execution can't be recorded, because a message that is sent again is not leased.
-//! So a receive with an unknown outcome means that the host was killed or lost, or that the lease
-//! expired, whether or not the task had started. It is never an attempt. A host that is killed
-//! between the two requests leaves two copies, which SQS's own deliveries may do as well. No message
-//! is lost.
+//! The start of an execution cannot be recorded, because that would require sending the message
+//! again, and the new copy would not be leased. A receive with an unknown outcome therefore means
+//! that the host was killed or lost, or that the lease expired, whether or not the task had
+//! started. Such a receive is never an attempt. A host that is killed between the two requests
+//! leaves two copies. SQS itself may also deliver a message twice. No message is lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,11 +27,11 @@ const ATTEMPTS: &str = "task-host-attempts";
 const FAILURES: &str = "task-host-failures";
 const UNACCOUNTED: &str = "task-host-unaccounted";
 const ID: &str = "task-host-id";
-/// The most attributes of a message.
+/// The maximum number of attributes of a message.
 const MOST_ATTRIBUTES: usize = 10;
-/// The most bytes of all failures that are kept.
+/// The maximum number of bytes of all failures that are kept.
 const MOST_FAILURES: usize = 4096;
-/// The most bytes of one failure.
+/// The maximum number of bytes of one failure.
 const MOST_FAILURE: usize = 600;
 
 /// A message as it was sent, without the attributes above.
@@ -45,11 +45,11 @@ pub(super) struct Sent {
 /// What is known about the executions of a task under earlier leases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct History {
-    /// Those that failed.
+    /// The number of executions that failed.
     pub(super) attempts: u32,
     /// Why they failed, oldest first.
     pub(super) failures: Vec<String>,
-    /// Receives whose outcome is unknown.
+    /// The number of receives whose outcome is unknown.
     pub(super) unaccounted: u32,
 }
 
@@ -61,11 +61,11 @@ pub(super) struct Received {
     pub(super) copy: String,
     pub(super) handle: String,
     pub(super) sent: Sent,
-    /// What was known when this copy was sent.
+    /// The history when this copy was sent.
     pub(super) history: History,
-    /// How often this copy was received, including this time.
+    /// The number of receives of this copy, including this one.
     pub(super) receives: u32,
-    /// When it was sent, as a time since 1970.
+    /// When the copy was sent, as a time since 1970.
     pub(super) sent_at: Option<Duration>,
 }
 
@@ -97,7 +97,7 @@ impl Received {
 }
 
 impl History {
-    /// The history with another failed execution. That this one ended resets `unaccounted`.
+    /// The history with another failed execution. This execution ended, so `unaccounted` is reset.
     pub(super) fn failed(&self, reason: &str) -> Self {
         let mut failures = self.failures.clone();
         failures.push(reason.to_owned());
@@ -106,13 +106,13 @@ impl History {
 }
 
 impl Sent {
-    /// Bytes that count towards the queue's size limit.
+    /// The number of bytes that count towards the queue's size limit.
     pub(super) fn size(&self) -> usize {
         self.body.len() + self.attributes.iter().map(attribute_size).sum::<usize>()
     }
 
     /// The message with its history as attributes, if that fits into `limit` bytes. If not, the
-    /// failures are left out. `None` if not even the counts fit.
+    /// failures are left out. `None` if the counts do not fit either.
     pub(super) fn remembering(&self, id: &str, history: &History, limit: usize) -> Option<Self> {
         let mut again = self.clone();
         again.put(ATTEMPTS, "Number", history.attempts.to_string());
@@ -136,7 +136,7 @@ impl Sent {
     pub(super) fn put(&mut self, name: &str, kind: &str, value: String) {
         let mut attribute = MessageAttributeValue::builder().string_value(value);
         attribute = attribute.data_type(kind);
-        // Building fails only without a type.
+        // Building can fail only without a type.
         if let Ok(attribute) = attribute.build() {
             self.attributes.insert(name.to_owned(), attribute);
         }
@@ -162,7 +162,8 @@ fn newest(failures: &[String]) -> String {
         while !failure.is_char_boundary(end) {
             end -= 1;
         }
-        // SQS accepts only characters of XML 1.0. JSON escapes all others but these two.
+        // SQS accepts only characters of XML 1.0. JSON escapes all other characters except these
+        // two.
         let text = failure[..end].replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
         let size = serde_json::Value::from(text.as_str()).to_string().len() + 1;
         if size > room {

@@ -12,11 +12,11 @@ use tokio_util::task::TaskTracker;
 
 use super::failure::{Failure, Refusal};
 
-/// The most entries of one request.
+/// The maximum number of entries of one request.
 pub(super) const MAX_ENTRIES: usize = 10;
-/// The most requests of one kind under way at a time.
+/// The maximum number of concurrent requests of one kind.
 pub(super) const MAX_REQUESTS: usize = 16;
-/// The delays between tries of an entry that the service failed to process.
+/// The delays between attempts at an entry that the service failed to process.
 const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_times(5)
@@ -26,22 +26,22 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
 pub(super) trait BatchRequest: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
 
-    /// Bytes of the item that count towards a request's limit.
+    /// The number of bytes of the item that count towards a request's limit.
     fn size(&self, _item: &Self::Item) -> usize {
         0
     }
 
-    /// The most bytes of all items of a request.
+    /// The maximum number of bytes of all items of a request.
     fn most_bytes(&self) -> usize {
         usize::MAX
     }
 
-    /// When the lease ends that the item belongs to. After that the item is useless.
+    /// When the lease of the item's message ends. After that the item is useless.
     fn until(&self, _item: &Self::Item) -> Option<Instant> {
         None
     }
 
-    /// Makes one request. Returns one result for each item, in the same order.
+    /// Sends one request. Returns one result for each item, in the same order.
     fn request(
         &self,
         items: &[&Self::Item],
@@ -56,7 +56,7 @@ pub(super) struct Batcher<K: BatchRequest> {
 struct Shared<K: BatchRequest> {
     kind: K,
     pending: Mutex<Pending<K::Item>>,
-    /// Notified when an item arrives that is due before all others.
+    /// Notified when an item arrives that is due earlier than all others.
     hurry: Notify,
     requests: Semaphore,
     /// The requests under way.
@@ -88,8 +88,8 @@ impl<K: BatchRequest> Batcher<K> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Adds an item to the batch, which is sent when it is full or after `linger`, even if the
-    /// caller does not wait for the answer.
+    /// Adds an item to the batch. The batch is sent when it is full or after `linger`, even if the
+    /// returned future is dropped.
     pub(super) fn call(
         &self,
         item: K::Item,
@@ -103,23 +103,23 @@ impl<K: BatchRequest> Batcher<K> {
         }
     }
 
-    /// How many items wait for the batch to fill.
+    /// The number of items that wait for the batch to fill.
     pub(super) fn waiting(&self) -> usize {
         self.shared.pending.lock().items.len()
     }
 
-    /// Sends the batch as it is.
+    /// Sends the incomplete batch.
     pub(super) fn send_waiting(&self) {
         let batch = self.shared.pending.lock().take();
         self.shared.spawn(batch);
     }
 
-    /// Makes one request for these items, and retries those that the service failed to process.
+    /// Sends one request for these items, and retries those that the service failed to process.
     pub(super) async fn call_all(&self, items: Vec<K::Item>) -> Vec<Result<(), Failure>> {
         self.shared.deliver(&items).await
     }
 
-    /// Sends the batch as it is, and waits until all requests are answered.
+    /// Sends the incomplete batch, and waits until all requests are answered.
     pub(super) async fn flush(&self) {
         self.send_waiting();
         self.shared.under_way.close();
@@ -159,7 +159,7 @@ impl<K: BatchRequest> Shared<K> {
         }
     }
 
-    /// Sends batches when they are due. Ends when no item waits.
+    /// Sends batches when they are due. Ends when no item is waiting.
     async fn keep_time(self: Arc<Self>) {
         loop {
             let earliest = {
@@ -195,7 +195,7 @@ impl<K: BatchRequest> Shared<K> {
                 answers.push(waiting.answer);
             }
             for (answer, result) in answers.into_iter().zip(shared.deliver(&items).await) {
-                // The caller may have gone away.
+                // The caller may have been dropped.
                 let _ = answer.send(result);
             }
         });
@@ -204,7 +204,7 @@ impl<K: BatchRequest> Shared<K> {
     async fn deliver(&self, items: &[K::Item]) -> Vec<Result<(), Failure>> {
         let mut results: Vec<Result<(), Failure>> = vec![Ok(()); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
-        // Halved when the service says that the items are too large together.
+        // Halved if the service reports that the items are too large together.
         let mut most = MAX_ENTRIES;
         let mut delays = RETRIES.build();
         loop {
@@ -226,7 +226,7 @@ impl<K: BatchRequest> Shared<K> {
         }
     }
 
-    /// Makes one request for the items with these numbers. Adds those to retry to `again`.
+    /// Sends one request for the items with these indexes. Adds the items to retry to `again`.
     async fn attempt(
         &self,
         items: &[K::Item],
@@ -257,7 +257,7 @@ impl<K: BatchRequest> Shared<K> {
                     results[n] = answer.map_err(|refusal| refusal.failure);
                 }
             }
-            // A single item may be at fault.
+            // A single item may have caused the error.
             Err(Failure::Invalid(_)) if part.len() > 1 => {
                 for n in part {
                     Box::pin(self.attempt(items, &[n], results, again)).await;

@@ -25,13 +25,13 @@ use crate::queue::request_counter::{RequestCounter, RequestKind};
 use crate::queue::service_clock::{self, ServiceClock};
 use crate::queue::{Access, QueueError, Requests};
 
-/// How long one try of a request may take, in addition to the time that the service waits.
+/// The timeout of one attempt at a request, in addition to the time that the service waits.
 const ATTEMPT: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
-/// The shortest timeout of a request.
+/// The minimum timeout of a request.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// What tests use instead of the machine's settings.
+/// Values that tests use instead of the machine's settings.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TestOverrides {
     pub(super) credentials: Option<Credentials>,
@@ -39,7 +39,7 @@ pub(super) struct TestOverrides {
     pub(super) large_bodies: Option<Arc<dyn ObjectStore>>,
 }
 
-/// A client, and what is known about it.
+/// A client and its settings.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) region: String,
@@ -49,14 +49,14 @@ pub(super) struct Connection {
     pub(super) config: SdkConfig,
 }
 
-/// Makes a client for the queue. Sends no request.
+/// Creates a client for the queue. Sends no request.
 pub(super) async fn reach(
     queue: &Sqs,
     access: &Access,
     overrides: TestOverrides,
 ) -> Result<Connection, QueueError> {
     let place = QueuePlace::of(queue);
-    // Other servers have no regions, but requests are signed for one.
+    // Servers other than AWS have no regions, but requests are signed for one.
     let usual = place.endpoint.as_ref().map(|_| "us-east-1".to_owned());
     let region = access.region.clone().or(place.region);
     let TestOverrides { credentials, http, large_bodies: _ } = overrides;
@@ -70,7 +70,7 @@ pub(super) async fn reach(
     let mut client = aws_sdk_sqs::config::Builder::from(&config)
         .retry_config(aws::retries(&config))
         .timeout_config(timeouts.build())
-        // It would take a long poll for a stalled answer.
+        // The protection would mistake a long poll for a stalled response.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(Counting { queue: queue.to_string(), tally: requests.clone() });
     let endpoint = match (configured, place.endpoint) {
@@ -103,7 +103,7 @@ pub(super) fn until(latest: Option<Instant>) -> aws_sdk_sqs::config::Builder {
     aws_sdk_sqs::Config::builder().timeout_config(timeouts.build())
 }
 
-/// The endpoint in the environment or the profile, for SQS or for all services.
+/// The endpoint from the environment or the profile, for SQS or for all services.
 fn endpoint(config: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("SQS")
@@ -127,7 +127,7 @@ fn no_region(queue: &Sqs, access: &Access) -> QueueError {
     }
 }
 
-/// What a queue's address says about its region and endpoint.
+/// The region and endpoint in a queue's address.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct QueuePlace {
     region: Option<String>,
@@ -156,7 +156,7 @@ impl QueuePlace {
             }
             ["queue", "amazonaws", "com"] => of("us-east-1", None),
             [region, "queue", "amazonaws", "com"] => of(region, None),
-            // FIPS, dual stack and VPC endpoints are used as they are.
+            // FIPS, dual-stack and VPC endpoints are used unchanged.
             ["sqs-fips", region, "amazonaws", "com"]
             | ["sqs" | "sqs-fips", region, "api", "aws"]
             | [_, "sqs", region, "vpce", "amazonaws", "com"]
@@ -166,14 +166,14 @@ impl QueuePlace {
     }
 }
 
-/// Counts requests, including retries, and reads the date of the answers.
+/// Counts requests, including retries, and reads the date of each response.
 #[derive(Debug)]
 struct Counting {
     queue: String,
     tally: Arc<Tally>,
 }
 
-/// What is learned from requests: how many there were, and the service's time.
+/// The number of requests, and the service's time from the responses.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) clock: ServiceClock,

@@ -16,17 +16,17 @@ use crate::queue::QueueError;
 pub(super) enum Failure {
     /// The lease has expired.
     Lost,
-    /// There is no such queue.
+    /// The queue does not exist.
     NoQueue,
     /// A permission is missing.
     Denied(String),
-    /// The service rejects the credentials, or the clock of their signature.
+    /// The service rejects the credentials, or the time of the signature.
     Unknown(String),
     /// The messages are too large for one request.
     TooLong,
-    /// Trying again cannot help.
+    /// A retry cannot help.
     Invalid(String),
-    /// Trying again may help.
+    /// A retry may help.
     Unavailable(String),
 }
 
@@ -34,7 +34,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) failure: Failure,
-    /// Whether to try again soon. The SDK retries whole requests.
+    /// Whether to retry soon. The SDK retries only whole requests.
     pub(super) again: bool,
 }
 
@@ -45,7 +45,7 @@ impl From<Failure> for Refusal {
 }
 
 impl Failure {
-    /// Adds the permission that is needed.
+    /// Adds the missing permission to the text.
     pub(super) fn needing(self, action: &str) -> Self {
         match self {
             Self::Denied(text) => Self::Denied(format!("{text}; allow {action} on this queue")),
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// The error for the caller, of what was being `doing` to message `id`.
+    /// The error for the caller, for the operation `doing` on message `id`.
     pub(super) fn of_message(self, queue: &str, doing: &str, id: &str) -> QueueError {
         match self {
             Self::Lost => QueueError::LeaseLost { queue: queue.to_owned(), id: id.to_owned() },
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// The error for the caller, of what was being `doing`.
+    /// The error for the caller, for the operation `doing`.
     pub(super) fn of_queue(self, queue: &str, doing: &str) -> QueueError {
         let queue = queue.to_owned();
         let invalid = |problem| QueueError::Invalid { queue: queue.clone(), problem };
@@ -69,7 +69,7 @@ impl Failure {
             Self::Invalid(problem) => invalid(format!("{doing} failed: {problem}")),
             Self::TooLong => invalid(format!("{doing} failed: it is too large for one request")),
             Self::Lost => unavailable(queue, doing, "the lease has expired".to_owned()),
-            // These may be fixed while the host runs: the queue, credentials and policies.
+            // An operator may fix the queue, credentials and policies while the host runs.
             Self::NoQueue => {
                 let text = "the queue no longer exists; create it again".to_owned();
                 unavailable(queue, doing, text)
@@ -137,8 +137,8 @@ impl From<&BatchResultErrorEntry> for Refusal {
     }
 }
 
-/// Error codes of the JSON protocol and of the older query protocol, which some batch entries
-/// still use.
+/// Interprets an error code of the JSON protocol, or of the older query protocol, which some batch
+/// entries still use.
 fn of_code(code: &str, message: &str) -> Failure {
     let code = code.rsplit('#').next().unwrap_or(code);
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
@@ -191,7 +191,7 @@ fn of_code(code: &str, message: &str) -> Failure {
     }
 }
 
-/// Whether an error says that the message is not in flight or was deleted.
+/// Whether an error means that the message is not in flight or was deleted.
 fn is_about_a_lease(message: &str) -> bool {
     message.contains("not available for visibility timeout change")
         || message.contains("receipt handle")

@@ -1,4 +1,4 @@
-//! How this module reads what others send to an SQS queue, for the fuzz targets.
+//! Parsers of the data that other programs send to an SQS queue, for the fuzz targets.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use super::attempts::{History, Received, Sent};
 use super::large_bodies::{BodyLocation, LargeBodies};
 use crate::queue::Access;
 
-/// A message as it is read.
+/// A parsed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     /// The id of the first copy.
     pub id: String,
-    /// Executions that failed.
+    /// The number of executions that failed.
     pub attempts: u32,
     /// Why they failed.
     pub failures: Vec<String>,
-    /// Receives whose outcome is unknown.
+    /// The number of receives whose outcome is unknown.
     pub unaccounted: u32,
-    /// The key of the body's object if it is followed, or why not. None if the body is in the
-    /// message.
+    /// The key of the body's object, or why the pointer is not followed. `None` if the body is in
+    /// the message.
     pub pointer: Option<Result<String, String>>,
-    /// The attributes of the copy that replaces the message after another failure, for this reason.
-    /// None if the copy would be too large.
+    /// The attributes of the copy that replaces the message after another failure with the given
+    /// reason. `None` if the copy would be too large.
     pub again: Option<Vec<(String, String)>>,
 }
 
-/// Reads a message with the id `copy`. `bodies` is the URL of the bucket for large bodies.
+/// Parses a message with the id `copy`. `bodies` is the URL of the bucket for large bodies.
 pub fn parse(
     copy: &str,
     body: &str,

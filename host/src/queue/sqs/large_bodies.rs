@@ -1,17 +1,17 @@
-//! Bodies that are too large for SQS. They are in an S3 bucket, and the message points to them, in
-//! the format of the Amazon SQS Extended Client Library.
+//! Bodies that are too large for SQS. They are stored in an S3 bucket. The message contains a
+//! pointer to the body, in the format of the Amazon SQS Extended Client Library.
 //!
-//! Whoever can send a message can write any pointer. It must not make a host show or delete other
-//! objects:
+//! Anyone who can send a message can write any pointer. A pointer must not make a host show or
+//! delete other objects:
 //!
-//! - A pointer is followed only into the bucket and prefix that the user set, which must not overlap
-//!   the data, and only to names that senders give to bodies: UUIDs.
+//! - A pointer is followed only into the bucket and prefix that the user set, which must not
+//!   overlap the data, and only if the object's name is a UUID, as senders choose.
 //! - The object is used only if it is a task, or a report where reports are expected. Otherwise it
-//!   stays where it is, and nothing of it is shown.
+//!   is not deleted, and none of its content is shown.
 //! - Only objects that were used are deleted, after their message, under a valid lease.
 //!
-//! A pointer to the body of another message is followed. Its task runs once more, and the other
-//! message then has no body.
+//! A pointer to the body of another message is followed. That message's task then runs once more,
+//! and its body is deleted.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,13 +32,13 @@ use crate::queue::{Access, LONGEST_MESSAGE, QueueError};
 use crate::scheme;
 use parking_lot::Mutex;
 
-/// The class names in pointers: of the current library, and of its first version.
+/// The class names in pointers: the class of the current library, and that of its first version.
 const CLASS: &str = "software.amazon.payloadoffloading.PayloadS3Pointer";
 const OLD_CLASS: &str = "com.amazon.sqs.javamessaging.MessageS3Pointer";
 /// The attribute of messages with a pointer. Its value is the size of the body.
 const SIZE: &str = "ExtendedPayloadSize";
 const OLD_SIZE: &str = "SQSLargePayloadSize";
-/// How long credentials without an expiry are used before they are looked up again.
+/// How long credentials without an expiry are used before they are requested again.
 const LASTING: Duration = Duration::from_secs(600);
 
 /// The bucket for large bodies.
@@ -125,7 +125,7 @@ impl LargeBodies {
         Ok(Self { bucket, prefix, is_report: access.is_report, store })
     }
 
-    /// Where the body of a message is.
+    /// Finds where the body of a message is.
     pub(super) fn locate(large_bodies: Option<&Self>, sent: &Sent) -> BodyLocation {
         let is_pointer = [SIZE, OLD_SIZE].iter().any(|name| sent.attributes.contains_key(*name));
         let Some(S3Location { bucket, key }) = is_pointer.then(|| pointer(&sent.body)).flatten()
@@ -151,7 +151,7 @@ impl LargeBodies {
         }
     }
 
-    /// Puts the body into the bucket, and replaces it with a pointer.
+    /// Writes the body to the bucket, and replaces it with a pointer.
     pub(super) async fn put(&self, message: &mut Sent) -> Result<(), Failure> {
         let key = format!("{}{}", self.prefix, uuid::Uuid::new_v4());
         let path = Path::parse(&key).map_err(|error| Failure::Invalid(error.to_string()))?;
@@ -216,7 +216,7 @@ fn failed(error: &object_store::Error) -> Failure {
 /// Checks the URL of the bucket for large bodies.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// What is wrong with the URL, and what to write instead.
 pub fn check_body_bucket(url: &str) -> Result<(), String> {
     match parse(url) {
         Some(_) => Ok(()),
@@ -235,7 +235,7 @@ fn named(queue: &str, url: &str) -> Result<(String, String), QueueError> {
     })
 }
 
-/// The bucket and the prefix of its URL.
+/// The bucket and the prefix in the URL.
 fn parse(url: &str) -> Option<(String, String)> {
     let (scheme, rest) = scheme::split(url)?;
     let (bucket, prefix) = rest.split_once('/').filter(|_| scheme == "s3")?;
@@ -244,13 +244,13 @@ fn parse(url: &str) -> Option<(String, String)> {
     (!bucket.is_empty() && is_path).then(|| (bucket.to_owned(), format!("{prefix}/")))
 }
 
-/// Whether it is a name that senders give to bodies: a UUID in its usual form.
+/// Whether a name has the form that senders give to bodies: a UUID in its usual form.
 fn is_name(name: &str) -> bool {
     uuid::Uuid::try_parse(name)
         .is_ok_and(|uuid| uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == name)
 }
 
-/// A name from a pointer, shortened and escaped. It can be anything.
+/// A name from a pointer, shortened and escaped, because it can be any text.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 200;
     name.chars().take(LONGEST).flat_map(char::escape_default).collect()
@@ -261,7 +261,7 @@ fn pointer(body: &[u8]) -> Option<S3Location> {
     (class == CLASS || class == OLD_CLASS).then_some(location)
 }
 
-/// The SDK's credentials. The SDK finds them in more places than object_store.
+/// The SDK's credentials. The SDK supports more sources of credentials than `object_store`.
 #[derive(Debug)]
 struct SdkCredentials {
     provider: SharedCredentialsProvider,
@@ -344,7 +344,7 @@ mod tests {
         ] {
             check(&message("bodies", &key, CLASS, SIZE), "Refused");
         }
-        // What nobody calls a pointer is a body that looks like one.
+        // Without the attribute or the class, a body that looks like a pointer is an ordinary body.
         check(&message("bodies", &key, CLASS, "x"), "Inline");
         check(&message("bodies", &key, "x", SIZE), "Inline");
         let none = LargeBodies::locate(None, &message("bodies", &key, CLASS, SIZE));

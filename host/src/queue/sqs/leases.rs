@@ -1,7 +1,8 @@
 //! The leases that this process holds, by receipt.
 //!
-//! SQS accepts a delete whose lease has expired and silently ignores it. So this process decides by
-//! its own clock: after the end of a lease its receipt is invalid, and no request is made.
+//! SQS accepts a delete under an expired lease and silently ignores it. This process therefore
+//! decides by its own clock: after the end of a lease its receipt is invalid, and no request is
+//! sent.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 use super::attempts::{History, Sent};
 use crate::queue::Receipt;
 
-/// How long an expired lease stays in the table. A dropped lease is not removed otherwise.
+/// How long an expired lease stays in the table. This is the only way in which dropped leases are
+/// removed.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// A message under lease.
@@ -27,13 +29,13 @@ pub(super) struct LeasedMessage {
     pub(super) handle: String,
     /// The message as it was sent, for sending it again.
     pub(super) sent: Sent,
-    /// When it was sent, as a time since 1970.
+    /// When the copy was sent, as a time since 1970.
     pub(super) sent_at: Option<Duration>,
-    /// Earlier executions.
+    /// The history of earlier executions.
     pub(super) history: History,
     /// The earliest time at which the lease may have started.
     pub(super) received: Instant,
-    /// The object in the bucket that holds its body, if SQS does not.
+    /// The object in the bucket that contains the body, if the message does not.
     pub(super) payload: Option<object_store::path::Path>,
 }
 

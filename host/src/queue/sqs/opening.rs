@@ -1,4 +1,4 @@
-//! Opens a queue: finds it, reads its settings, and creates it if asked to.
+//! Opens a queue: finds it, or creates it if requested, and reads its settings.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{Inner, SqsQueue};
 use crate::queue::address::Sqs;
 use crate::queue::{Access, QueueError};
 
-/// How long opening may take.
+/// The maximum time to open a queue.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl SqsQueue {
     /// Opens the queue and reads its settings.
     ///
     /// # Errors
-    /// [`QueueError::Invalid`] without a queue, region, credentials or permission;
+    /// [`QueueError::Invalid`] if the queue, region, credentials or permission are missing;
     /// [`QueueError::Unavailable`] if the service does not answer.
     pub async fn open(address: &Sqs, access: &Access) -> Result<Self, QueueError> {
         Self::open_with(address, access, TestOverrides::default()).await

@@ -1,19 +1,19 @@
-//! Whether tasks are short enough for full batches.
+//! Decides whether tasks are short enough for full batches.
 //!
-//! A receive costs the same whether it brings one message or ten. While tasks are short, each
-//! receive asks for ten messages, however few the host wants at that moment. The messages beyond
-//! those wait in `polls.rs`, under lease, for the host's next call, which then needs no request. If
-//! the host's tasks become longer, they are released after ten seconds.
-//! While tasks are long, a receive asks only for what the host wants: another host could run a
-//! message that waits here. Where a delivery that comes to nothing counts against the message's
-//! redrive policy, a receive never asks for more.
+//! A receive request costs the same whether it returns one message or ten. While tasks are short,
+//! each receive request asks for ten messages, even if the host wants fewer at that moment. The
+//! extra messages wait in `polls.rs`, under lease, for the host's next call, which then needs no
+//! request. If the host's tasks become longer, the messages are released after ten seconds. While
+//! tasks are long, a receive request asks only for the messages that the host wants, because
+//! another host could run a message that waits here. If a delivery without an execution counts
+//! against the message's redrive policy, a receive request never asks for more than the host wants.
 //!
-//! Tasks are short while the last ten of this process finished within five seconds: then ten more
-//! messages wait for about five seconds at most.
+//! Tasks are short while the last ten of this process finished within five seconds. Ten more
+//! messages then wait for at most about five seconds.
 //!
-//! Deletes are batched in the same way: a delete waits for nine others, but for at most five
-//! seconds, and only while another leased message may still join it. So a host whose tasks are
-//! short makes about two requests for ten tasks, whatever their pace.
+//! Deletes are batched in the same way: a delete waits until ten can be sent together, but for at
+//! most five seconds, and only while another leased message may still join it. A host with short
+//! tasks therefore makes about two requests for ten tasks, at any pace.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Pace {
         finished.push_back(now);
     }
 
-    /// Whether ten more messages would start before much of a lease of `duration` is over.
+    /// Whether ten more messages would start before much of a lease of `duration` has passed.
     pub(super) fn is_fast(&self, duration: Duration, now: Instant) -> bool {
         let finished = self.0.lock();
         let first = finished.front().filter(|_| finished.len() >= MAX_ENTRIES);

@@ -1,8 +1,8 @@
-//! Polls, each in a task of its own.
+//! Polls: receive requests, each in a separate tokio task.
 //!
-//! If a receive request were cancelled, SQS could still lease messages to it, and nobody would get
-//! them until their leases expire. So a poll is never cancelled. If its caller goes away, its
-//! messages are kept for the next caller, and released if there is none in time.
+//! If a receive request were cancelled, SQS could still lease messages to it. Those messages would
+//! be hidden until their leases expire. A poll is therefore never cancelled. If its caller is
+//! dropped, its messages are kept for the next caller, and released if no caller comes in time.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,11 +19,11 @@ use super::leases::LeasedMessage;
 pub(super) struct Unclaimed {
     pub(super) held: LeasedMessage,
     pub(super) body: Bytes,
-    /// Why `body` is not what was sent.
+    /// Why `body` is not the text that was sent.
     pub(super) unread: Option<String>,
-    /// The earliest end of its lease.
+    /// The earliest end of the lease.
     pub(super) until: Instant,
-    /// When too little of the lease is left to hand it out.
+    /// When too little of the lease is left to hand out the message.
     pub(super) stale: Instant,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Polls {
 #[derive(Debug, Default)]
 struct PollStates {
     next: u64,
-    /// Polls by number.
+    /// The polls by number.
     polls: HashMap<u64, Poll>,
     /// Messages that wait for a caller.
     kept: VecDeque<Unclaimed>,
@@ -48,12 +48,12 @@ struct PollStates {
 #[derive(Debug)]
 enum Poll {
     UnderWay,
-    /// Under way, and its caller has gone.
+    /// Under way, but its caller was dropped.
     GivenUp,
     Answered(PollResult),
 }
 
-/// The right to the result of a poll. Dropping it abandons the poll.
+/// The right to the result of a poll. Dropping the ticket abandons the poll.
 pub(super) struct Ticket<'a> {
     polls: &'a Polls,
     number: u64,
@@ -107,7 +107,7 @@ impl Polls {
         old.into()
     }
 
-    /// Waits for a kept message, and says when the first will be stale.
+    /// Waits until a message is kept, and returns when the first kept message will be stale.
     pub(super) async fn first_stale(&self) -> Instant {
         self.until(|state| state.kept.iter().map(|fresh| fresh.stale).min()).await
     }
@@ -117,7 +117,7 @@ impl Polls {
         self.state.lock().polls.values().any(|poll| matches!(poll, Poll::GivenUp))
     }
 
-    /// Waits until no abandoned poll is under way, or, if `or_kept`, until a message is kept.
+    /// Waits until no abandoned poll is under way or, if `or_kept`, a message is kept.
     pub(super) async fn given_up(&self, or_kept: bool) {
         self.until(|state| {
             let none = !state.polls.values().any(|poll| matches!(poll, Poll::GivenUp));
@@ -129,7 +129,7 @@ impl Polls {
     async fn until<T>(&self, mut check: impl FnMut(&mut PollStates) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // Changes after this are noticed.
+            // Changes from here on are noticed.
             changed.as_mut().enable();
             if let Some(found) = check(&mut self.state.lock()) {
                 return found;

@@ -1,5 +1,5 @@
-//! Leases messages with long polls of up to ten messages. `pace.rs` says when a poll asks for more
-//! than the host wants.
+//! Leases messages with long polls of up to ten messages. `pace.rs` decides when a poll asks for
+//! more messages than the host wants.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,22 +21,22 @@ use super::{Inner, SHORT_LINGER};
 use crate::queue::copies::CopyRecord;
 use crate::queue::{Counts, Message, QueueError};
 
-/// The longest poll.
+/// The maximum duration of a poll.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
-/// The longest wait.
+/// The maximum wait of a call.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-/// The longest assumed delay of an answer. A lease starts when SQS sends the answer, which is some
-/// time before it arrives.
+/// The maximum assumed delay of a response. A lease starts when SQS sends the response, which is
+/// some time before the response arrives.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
-/// How often, at least, a poll looks for its answer.
+/// The maximum time between two checks for the response to a poll.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long to wait before the next try if a message's body can't be fetched.
+/// The delay of the next delivery of a message whose body cannot be fetched.
 const NO_BODY: Duration = Duration::from_secs(30);
-/// How long a message may wait for the host to take it. Tasks are short while a receive brings more
-/// than the host wants, so the host takes them within half of this time, unless its tasks become
-/// longer.
+/// How long a message may wait for the host to take it. A receive request asks for more than the
+/// host wants only while tasks are short. The host then takes the messages within half of this
+/// time, unless its tasks become longer.
 const KEPT: Duration = Duration::from_secs(10);
-/// How often to check whether too many messages are in flight.
+/// The time between two checks for too many messages in flight.
 const FULL_EVERY: Duration = Duration::from_secs(900);
 /// The number of messages in flight that is close to SQS's limit.
 const NEARLY_FULL: u64 = 119_000;
@@ -63,7 +63,7 @@ impl Inner {
             }
             let left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() && self.polls.has_given_up() {
-                // An earlier poll whose caller has gone is still waiting for messages.
+                // An earlier poll whose caller was dropped is still waiting for messages.
                 tokio::select! {
                     () = self.polls.given_up(true) => continue,
                     () = tokio::time::sleep(left) => continue,
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// Makes one poll, and more at once if `max` exceeds one answer.
+    /// Sends one poll, and more at the same time if `max` exceeds one response.
     async fn poll(
         self: &Arc<Self>,
         max: usize,
@@ -93,9 +93,9 @@ impl Inner {
         let is_filled = self.pace.is_fast(duration, Instant::now()) && !self.charges_for_holding();
         let asked = if is_filled { MAX_ENTRIES } else { max.min(MAX_ENTRIES) };
         let first = self.begin_poll(asked, duration, wait).brought().await.map_err(failed)?;
-        // A full answer means that there may be more.
+        // After a full response, there may be more messages.
         let rest = if first.len() < MAX_ENTRIES { 0 } else { max.saturating_sub(first.len()) };
-        // Kept for the next caller, should this one go away.
+        // Keep the messages for the next caller, in case this one is dropped.
         self.polls.keep(first);
         let more = (0..rest.div_ceil(MAX_ENTRIES)).map(|n| {
             let max = (rest - n * MAX_ENTRIES).min(MAX_ENTRIES);
@@ -111,7 +111,7 @@ impl Inner {
         Ok(self.polls.take(max).into_iter().map(|fresh| self.hand_out(fresh)).collect())
     }
 
-    /// Starts a poll as a task of its own.
+    /// Starts a poll in a separate tokio task.
     fn begin_poll(self: &Arc<Self>, max: usize, duration: Duration, wait: Duration) -> Ticket<'_> {
         let ticket = self.polls.begin();
         let (inner, number) = (self.clone(), ticket.number());
@@ -147,8 +147,8 @@ impl Inner {
         Ok(fresh.await.into_iter().flatten().collect())
     }
 
-    /// Decodes a message, and fetches its body if that is in the bucket. `None` if the body can't
-    /// be fetched now, or if another copy replaces the message.
+    /// Decodes a message, and fetches its body if it is in the bucket. `None` if the body cannot be
+    /// fetched now, or if another copy has replaced the message.
     async fn open(
         self: &Arc<Self>,
         message: types::Message,
@@ -182,7 +182,7 @@ impl Inner {
                     let error = failure.of_message(&self.name, "fetching the body of", &held.id);
                     tracing::warn!("{error}; the message is released");
                     let row = SqsLease { held: Arc::new(held), until };
-                    // If this fails, the message comes back when its lease expires.
+                    // If the release fails, the message is delivered again when its lease expires.
                     let _ = self.give_back(row, NO_BODY, None).await;
                     return None;
                 }
@@ -195,12 +195,12 @@ impl Inner {
         Some(Unclaimed { held, body, unread, until, stale })
     }
 
-    /// What is known about earlier executions. Earlier receives by this process are accounted for,
+    /// The history of earlier executions. Earlier receives by this process have known outcomes,
     /// because this process is still alive.
     fn history(&self, received: &Received, known: CopyRecord) -> History {
         let recorded = &received.history;
         let since = received.receives.saturating_sub(1).saturating_sub(known.receives);
-        // If messages can't be sent again, releases count as receives too.
+        // If messages cannot be sent again, releases count as receives too.
         let is_told = self.remembers();
         History {
             attempts: recorded.attempts.saturating_add(known.attempts),
@@ -209,7 +209,7 @@ impl Inner {
         }
     }
 
-    /// Deletes a copy that could not be deleted when another replaced it.
+    /// Deletes a copy that could not be deleted when another copy replaced it.
     fn delete_replaced(self: &Arc<Self>, held: LeasedMessage, until: Instant) {
         let inner = self.clone();
         self.work.spawn(async move {
@@ -245,7 +245,7 @@ impl Inner {
         }
     }
 
-    /// Releases messages that nobody took, and waits until that is done.
+    /// Releases messages that no caller took, and waits until they are released.
     pub(super) async fn give_back_fresh(&self, fresh: Vec<Unclaimed>) {
         let row = |Unclaimed { held, until, .. }| SqsLease { held: Arc::new(held), until };
         self.give_back_all(fresh.into_iter().map(row).collect()).await;
@@ -264,7 +264,7 @@ impl Inner {
     }
 
     /// Warns if SQS delivers nothing because too many messages are in flight. Long polls do not
-    /// report that.
+    /// report this.
     async fn look_whether_full(&self) {
         {
             let mut last = self.said_full.0.lock();
@@ -285,11 +285,12 @@ impl Inner {
     }
 }
 
-/// Waits for an answer. Returns a time at which it had not come, too: at most two `interval`s ago, or
-/// before this process was stopped. While it is stopped, answers come, and their leases run.
+/// Waits for a response. Also returns a time at which the response had not yet arrived. This time
+/// is at most two `interval`s ago, or before this process was stopped. Responses arrive while a
+/// process is stopped, and their leases are already running.
 async fn watched<T>(answer: impl Future<Output = T>, interval: Duration) -> (T, Instant) {
     let mut answer = std::pin::pin!(answer);
-    // The last look may have been after a stop, and before the answer was read.
+    // The last check may have been made after a stop, before the response was read.
     let (mut before, mut last) = (Instant::now(), Instant::now());
     loop {
         tokio::select! {
@@ -300,13 +301,14 @@ async fn watched<T>(answer: impl Future<Output = T>, interval: Duration) -> (T, 
     }
 }
 
-/// How many messages wait because too many are in flight, if that is the case.
+/// The number of messages that are not delivered because too many are in flight, if that is the
+/// case.
 fn held_up(counts: Counts) -> Option<u64> {
     let (all, leased) = (counts.enqueued?, counts.leased?);
     (leased >= NEARLY_FULL && all > leased).then(|| all - leased)
 }
 
-/// Releases messages that nobody took in time. Ends with the queue.
+/// Releases messages that no caller took in time. Ends with the queue.
 pub(super) async fn watch_kept(polls: Arc<Polls>, queue: Weak<Inner>, stop: CancellationToken) {
     let watch = async {
         loop {

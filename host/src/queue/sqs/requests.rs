@@ -20,7 +20,7 @@ use super::failure::{Failure, Refusal};
 use super::leases::LeasedMessage;
 use crate::fault::{self, Step};
 
-/// Bytes of messages in one request that every queue accepts.
+/// The number of bytes of messages in one request that every queue accepts.
 const LEAST_BATCH: usize = 256 * 1024;
 // The permissions that batches need.
 const DELETE: &str = "sqs:DeleteMessage";
@@ -46,7 +46,7 @@ impl Service {
         Ok(answer.attributes.unwrap_or_default())
     }
 
-    /// Leases up to `max` messages, at most ten. Waits up to `wait` for the first.
+    /// Leases up to `max` messages, but at most ten. Waits up to `wait` for the first.
     pub(super) async fn receive(
         &self,
         max: usize,
@@ -66,7 +66,7 @@ impl Service {
             .message_system_attribute_names(System::MessageGroupId)
             .message_attribute_names("All");
         if is_fifo {
-            // If the answer is lost, the retry gets the same messages.
+            // If the response is lost, the retry gets the same messages.
             request = request.receive_request_attempt_id(uuid::Uuid::new_v4().to_string());
         }
         fault::shortage(Step::SqsReceive)?;
@@ -85,7 +85,7 @@ impl Service {
     }
 }
 
-/// Whole seconds, rounded up, so that no lease is shorter than asked for.
+/// Whole seconds, rounded up, so that no lease is shorter than requested.
 pub(super) fn seconds(time: Duration) -> i32 {
     let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     i32::try_from(whole).unwrap_or(i32::MAX)
@@ -100,7 +100,7 @@ pub(super) struct Changes(pub(super) Service);
 /// Sends messages.
 pub(super) struct Sends {
     pub(super) service: Service,
-    /// The most bytes of one message.
+    /// The maximum number of bytes of one message.
     pub(super) limit: usize,
 }
 
@@ -110,11 +110,11 @@ pub(super) struct Delete {
     pub(super) until: Instant,
 }
 
-/// A new end of a lease.
+/// A change of the end of a lease.
 pub(super) struct Change {
     pub(super) held: Arc<LeasedMessage>,
     pub(super) until: Instant,
-    /// In seconds.
+    /// The new duration in seconds, from the time of the request.
     pub(super) visibility: i32,
 }
 
@@ -122,11 +122,11 @@ pub(super) struct Change {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) message: Sent,
-    /// In seconds. `None`: the queue's default.
+    /// In seconds. If `None`, the queue's default applies.
     pub(super) delay: Option<i32>,
     /// The deduplication id, on a FIFO queue.
     pub(super) deduplication: Option<String>,
-    /// When the lease ends of the message that this one replaces.
+    /// When the lease of the message that this one replaces ends.
     pub(super) until: Option<Instant>,
 }
 
@@ -144,7 +144,7 @@ impl BatchRequest for Deletes {
             let entry = entry.receipt_handle(&item.held.handle).build().map_err(unbuilt)?;
             request = request.entries(entry);
         }
-        // Useless after the leases end.
+        // The request is useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
         fault::shortage(Step::SqsDelete)?;
@@ -171,7 +171,7 @@ impl BatchRequest for Changes {
                 .visibility_timeout(item.visibility);
             request = request.entries(entry.build().map_err(unbuilt)?);
         }
-        // Useless after the leases end.
+        // The request is useless after the leases end.
         let latest = items.iter().map(|item| item.until).max();
         let request = request.customize().config_override(until(latest));
         fault::shortage(Step::SqsChange)?;

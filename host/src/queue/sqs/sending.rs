@@ -13,7 +13,7 @@ use crate::queue::QueueError;
 impl Inner {
     /// Sends messages. Returns one result for each body, in the same order.
     pub(super) async fn send(&self, bodies: &[Bytes]) -> Vec<Result<(), QueueError>> {
-        // One request after the other where messages are ordered.
+        // If messages are ordered, requests are sent one after another.
         let is_ordered = self.settings.is_fifo && self.group.is_some();
         let requests = if is_ordered { 1 } else { MAX_REQUESTS };
         let sent: Vec<_> =
@@ -21,7 +21,7 @@ impl Inner {
         stream::iter(sent).buffered(requests).concat().await
     }
 
-    /// Makes a message of a body, or says why SQS can't carry it.
+    /// Creates a message from a body. The error says why SQS cannot carry it.
     async fn outgoing(&self, body: &Bytes) -> Result<Outgoing, QueueError> {
         check_text(body).map_err(|problem| self.invalid(problem))?;
         let mut message = Sent { body: body.clone(), ..Sent::default() };
@@ -40,7 +40,7 @@ impl Inner {
         }
         let unique = || uuid::Uuid::new_v4().to_string();
         let is_fifo = self.settings.is_fifo;
-        // Without a group, each message gets a group of its own, so that none waits for another.
+        // Without a group, each message gets its own group, so that no message waits for another.
         message.group = self.group.clone().or_else(|| is_fifo.then(unique));
         let deduplication = is_fifo.then(unique);
         Ok(Outgoing { message, delay: None, deduplication, until: None })
@@ -53,7 +53,7 @@ impl Inner {
         for made in made {
             results.push(made.map(|outgoing| ready.push(outgoing)));
         }
-        // A full batch does not wait for others.
+        // A full batch does not wait for other callers.
         let sent = if ready.len() >= MAX_ENTRIES {
             self.sends.call_all(ready).await
         } else {
@@ -76,7 +76,7 @@ impl Inner {
         let most = self.settings.limit;
         let (mut parts, mut start, mut size) = (Vec::new(), 0, 0);
         for (n, body) in bodies.iter().enumerate() {
-            // A pointer is small.
+            // A pointer to a large body is small.
             let bytes = if body.len() > most { 1024 } else { body.len() };
             if n - start >= MAX_ENTRIES || (n > start && size + bytes > most) {
                 parts.push(&bodies[start..n]);
@@ -91,7 +91,7 @@ impl Inner {
     }
 }
 
-/// SQS carries only text in the characters of XML 1.0, of at least one character.
+/// Checks that SQS can carry a body: non-empty text that contains only characters of XML 1.0.
 fn check_text(body: &[u8]) -> Result<(), String> {
     if body.is_empty() {
         return Err("SQS can't carry an empty message".to_owned());

@@ -1,4 +1,4 @@
-//! The settings of a queue: reads them, and creates a queue with suitable ones.
+//! The settings of a queue: reads them, and creates a queue with suitable settings.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use serde::Deserialize;
 use super::failure::Failure;
 use super::requests::Service;
 
-/// The longest retention that SQS allows.
+/// The maximum retention period that SQS allows.
 const LONGEST_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 const VISIBILITY: Duration = Duration::from_secs(300);
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// How long a new queue may be unknown to parts of the service.
+/// How long parts of the service may not yet know a new queue.
 const BECOMING: Duration = Duration::from_secs(10);
 
 /// The attributes of a queue that this program uses.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) is_fifo: bool,
-    /// The most bytes of a message with its attributes.
+    /// The maximum number of bytes of a message with its attributes.
     pub(super) limit: usize,
     /// The default lease duration.
     pub(super) visibility: Option<Duration>,
     pub(super) retention: Option<Duration>,
     /// The default delay of messages.
     pub(super) delay: Option<Duration>,
-    /// How long a receive waits by default.
+    /// How long a receive request waits by default.
     pub(super) wait: Option<Duration>,
-    /// What happens to messages that were received too often.
+    /// When and where SQS moves messages that were received too often.
     pub(super) redrive: Option<Redrive>,
 }
 
@@ -50,7 +50,7 @@ impl Settings {
         Ok(Self::of(&attributes, service.url.ends_with(".fifo")))
     }
 
-    /// The settings that are assumed if they can't be read.
+    /// The settings that are assumed if they cannot be read.
     pub(super) fn unknown(is_fifo: bool) -> Self {
         Self::of(&HashMap::new(), is_fifo)
     }
@@ -61,7 +61,7 @@ impl Settings {
         let limit = number(Name::MaximumMessageSize).and_then(|n| usize::try_from(n).ok());
         Self {
             is_fifo: is_fifo || attributes.get(&Name::FifoQueue).is_some_and(|v| v == "true"),
-            // The smallest limit that SQS ever had.
+            // The smallest limit that SQS has ever had.
             limit: limit.unwrap_or(256 * 1024),
             visibility: time(Name::VisibilityTimeout),
             retention: time(Name::MessageRetentionPeriod),
@@ -73,7 +73,7 @@ impl Settings {
 }
 
 impl Redrive {
-    /// Some tools write the count in quotes.
+    /// Parses a policy. Some tools write the count in quotes.
     fn parse(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -90,8 +90,8 @@ impl Redrive {
     }
 }
 
-/// Creates a queue for tasks and reports, with the longest retention and long polls by default.
-/// Returns its URL.
+/// Creates a queue for tasks and reports, with the maximum retention period and with long polls by
+/// default. Returns its URL.
 pub(super) async fn create(client: &Client, name: &str) -> Result<String, Failure> {
     let seconds = |time: Duration| time.as_secs().to_string();
     let mut request = client
@@ -111,7 +111,7 @@ pub(super) async fn create(client: &Client, name: &str) -> Result<String, Failur
     let url = made.queue_url.unwrap_or_default();
     let service = Service { client: client.clone(), url: url.clone() };
     let started = tokio::time::Instant::now();
-    // A new queue can't be used for a second or more.
+    // A new queue cannot be used for a second or more.
     while let Err(Failure::NoQueue) = service.attributes(&[Name::QueueArn]).await {
         if started.elapsed() > BECOMING {
             return Err(Failure::NoQueue);

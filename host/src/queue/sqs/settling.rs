@@ -12,15 +12,15 @@ use super::requests::{Change, Delete, Outgoing, seconds};
 use super::{Inner, SHORT_LINGER};
 use crate::queue::{QueueError, Receipt};
 
-/// The longest delay of a new message.
+/// The maximum delay of a new message.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
-/// The longest time that a renewal waits for others.
+/// The maximum time that a renewal waits for others.
 const RENEWAL_WAIT: Duration = Duration::from_secs(3);
-/// The service's error for a lease that would be too long, including all extensions.
+/// The service's error if a lease would be too long, including all extensions.
 const HELD_TOO_LONG: &str = "Total VisibilityTimeout";
 
 impl Inner {
-    /// Deletes the message, and then its body in the bucket, if there is one.
+    /// Deletes the message, and then its body if that is in the bucket.
     pub(super) async fn delete(&self, row: SqsLease) -> Result<(), Failure> {
         let left = row.until.saturating_duration_since(Instant::now());
         let linger = BATCH_WAIT.min(left / 4);
@@ -36,20 +36,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Sends the deletes that wait for others if no leased message is left to join them.
+    /// Sends the waiting deletes if no leased message is left to join them.
     pub(super) fn send_last_deletes(&self) {
         if self.deletes.waiting() >= self.leases.len() {
             self.deletes.send_waiting();
         }
     }
 
-    /// Whether this queue can carry attempt counts, which takes re-sending the message.
+    /// Whether this queue can record attempt counts, which requires sending the message again.
     pub(super) fn remembers(&self) -> bool {
         !self.settings.is_fifo && !self.resend_denied.is_recent()
     }
 
-    /// Releases a message. With a `reason`, an execution failed, which the next delivery tells if
-    /// the queue can carry that.
+    /// Releases a message. A `reason` means that an execution failed. It is recorded for the next
+    /// delivery if the queue can store it.
     pub(super) async fn give_back(
         &self,
         row: SqsLease,
@@ -120,7 +120,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Deletes a replaced copy. Until then it is not handed out by this process again.
+    /// Deletes a replaced copy. Until it is deleted, this process does not deliver it again.
     async fn delete_old(&self, row: SqsLease) -> Result<(), Failure> {
         let SqsLease { held, until } = row;
         match self.deletes.call(Delete { held: held.clone(), until }, SHORT_LINGER).await {
@@ -141,7 +141,7 @@ impl Inner {
         }
     }
 
-    /// How much longer SQS lets the message be held.
+    /// How much longer SQS lets this process hold the message.
     fn rest_of(&self, held: &LeasedMessage) -> Duration {
         (held.received + self.max_lease).saturating_duration_since(Instant::now())
     }
@@ -152,7 +152,7 @@ impl Inner {
         duration: Duration,
     ) -> Result<Receipt, QueueError> {
         let SqsLease { held, until } = self.row(receipt)?;
-        // Leases are whole seconds, and the request may take one.
+        // Lease durations are whole seconds, and the request may take one second.
         let rest = self.rest_of(&held).as_secs().saturating_sub(1);
         let visibility = seconds(duration).min(i32::try_from(rest).unwrap_or(i32::MAX));
         if visibility < 1 {
@@ -163,12 +163,12 @@ impl Inner {
         let change = Change { held: held.clone(), until, visibility };
         let linger = renewal_wait(duration, until.saturating_duration_since(asked));
         let changed = self.changes.call(change, linger);
-        // No other lease is left to join it.
+        // Send now if no other lease is left to join the batch.
         if self.changes.waiting() >= self.leases.len() {
             self.changes.send_waiting();
         }
         let result = match changed.await {
-            // The lease may have expired before; SQS does not tell.
+            // The lease may have expired before the request. SQS does not report that.
             Ok(()) if Instant::now() >= until => Err(Failure::Lost),
             result => result,
         };
@@ -182,7 +182,7 @@ impl Inner {
                     self.leases.remove(receipt);
                     return Err(self.held_too_long(&held));
                 }
-                // The request is valid, so the error may pass.
+                // The request is valid, so the error may be temporary.
                 Failure::Invalid(text) => Failure::Unavailable(text),
                 failure => failure,
             };
@@ -203,9 +203,10 @@ impl Inner {
     }
 }
 
-/// How long the renewal of a lease waits for others to share its request. Each task whose guest ran
-/// for more than a moment renews its lease before it publishes, so the wait is short beside the time
-/// since the last renewal, and beside what is `left` of the lease of this `duration`.
+/// How long the renewal of a lease waits for others to share its request. `left` is the rest of the
+/// lease of this `duration`. A task whose guest ran for more than a moment renews its lease before
+/// it publishes. The wait is therefore short relative to the time since the last renewal, and
+/// relative to the rest of the lease.
 fn renewal_wait(duration: Duration, left: Duration) -> Duration {
     let since = duration.saturating_sub(left);
     (since / 3).min(left / 20).clamp(SHORT_LINGER, RENEWAL_WAIT)

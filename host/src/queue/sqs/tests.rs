@@ -1,5 +1,5 @@
-//! SQS: against a server that speaks its protocol, and against the fake that behaves as the
-//! service is documented to.
+//! Tests of SQS queues: against a server with the SQS protocol, and against a fake that behaves as
+//! the service's documentation says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn credentials() -> Credentials {
     Credentials::new("test", "test", None, None, "test")
 }
 
-/// Opens a queue of a service that answers there.
+/// Opens a queue of a service with this HTTP client.
 pub(crate) async fn open_over(service: SharedHttpClient) -> SqsQueue {
     let url = "https://sqs.eu-west-1.amazonaws.com/123456789012/tasks".to_owned();
     let http = Some(service);

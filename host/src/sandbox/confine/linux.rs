@@ -1,4 +1,4 @@
-//! Landlock and seccomp of Linux.
+//! Landlock and seccomp on Linux.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod calls;
@@ -12,9 +12,9 @@ use landlock::{
 
 use super::Confinement;
 
-/// Asks the kernel to keep this thread, for good, from all files that it does not have as open
-/// descriptors, and from the system calls that executing a guest does not take. What the kernel
-/// refuses is logged and left out.
+/// Confines this thread until it ends: it can't reach files that it has no open descriptor for, and
+/// can make only the system calls that executing a guest needs. A rule that the kernel can't
+/// enforce is logged and left out.
 pub(in super::super) fn confine() -> Confinement {
     let (files, scopes) = match restrict_files() {
         Ok(done) => done,
@@ -23,7 +23,7 @@ pub(in super::super) fn confine() -> Confinement {
             (false, false)
         }
     };
-    // Last, since it refuses the calls that set up the other rules.
+    // Last, because the filter refuses the system calls that set up the other rules.
     let calls = match restrict_calls() {
         Ok(()) => true,
         Err(error) => {
@@ -44,15 +44,15 @@ fn restrict_calls() -> Result<(), &'static str> {
     Err("there is no list of system calls for this kind of processor")
 }
 
-/// Whether all files are out of the thread's reach, and whether the scopes hold.
+/// Restricts files and scopes. Returns whether each of the two is enforced.
 fn restrict_files() -> Result<(bool, bool), RulesetError> {
     // Version 3 is the first that covers truncation, and so all ways to change a file's content.
     let needed = AccessFs::from_all(ABI::V3);
-    // No rule is added: nothing of what is handled is allowed anywhere.
+    // No rule is added, so every handled kind of access is denied everywhere.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(needed)?
-        // The seccomp filter covers what later versions add; an older kernel may lack them.
+        // An older kernel may lack what later versions add. The seccomp filter covers it.
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V9))?
         .handle_access(AccessNet::from_all(ABI::V9))?

@@ -1,4 +1,4 @@
-//! macOS, whose kernel confines nothing.
+//! Confinement on macOS: none.
 
 use super::Confinement;
 

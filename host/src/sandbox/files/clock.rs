@@ -1,5 +1,5 @@
-//! The times and inode numbers of a guest's files. They tell nothing about the host or other tasks.
-//! Those of a deterministic guest follow from its task.
+//! The times and inode numbers of a guest's files. They reveal nothing about the host or other
+//! tasks. For a deterministic guest, they depend only on its task.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ use super::types::{Datetime, DescriptorStat, DescriptorType, MetadataHashValue, 
 
 /// The clock for the times of files. It never goes back.
 pub(super) struct Clock {
-    /// When the instance was made. Inputs have this time: the time when an input was stored or last
-    /// read would tell about other tasks.
+    /// The time at which the instance was created. Inputs have this time, because the time at which
+    /// an input was stored or last read would reveal something about other tasks.
     started: Datetime,
     last: Mutex<Datetime>,
     /// The guest's own clock, if it is deterministic.
@@ -46,7 +46,7 @@ impl Clock {
 }
 
 fn system() -> Duration {
-    // A clock that is set to a time before 1970 must not fail a task.
+    // A task must not fail because the clock is set to a time before 1970.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -75,7 +75,8 @@ impl Times {
         self.changed = now;
     }
 
-    /// False if a time has 1,000,000,000 nanoseconds or more: then nothing is set.
+    /// Sets the times. If a time has 1,000,000,000 nanoseconds or more, sets nothing and returns
+    /// false.
     pub(super) fn set(
         &mut self,
         accessed: NewTimestamp,

@@ -1,9 +1,9 @@
-//! The last file call of a guest that failed. Most languages' errors don't name the file.
+//! The last file call of a guest that failed. The errors of most languages don't name the file.
 
 use super::types::ErrorCode;
 use crate::words;
 
-/// The most bytes of a path.
+/// The most bytes that are kept of a path.
 const MOST_OF_PATH: usize = 300;
 
 /// A file call that failed.
@@ -30,8 +30,8 @@ impl FailedCall {
         &self.text
     }
 
-    /// An error with this call in the place of the system's words, if it ends with those and does
-    /// not name the file.
+    /// Replaces the system's error text at the end of `error` by this call. None if `error` does
+    /// not end with it or already names the file.
     pub(in super::super) fn put_into(&self, error: &str) -> Option<String> {
         let (words, number) = error.strip_suffix(')')?.rsplit_once(" (os error ")?;
         if number.parse() != Ok(errno(self.code)?) || error.contains(&self.name) {
@@ -58,7 +58,7 @@ fn reason(code: ErrorCode) -> &'static str {
     }
 }
 
-/// The number that wasi-libc gives a code, for those that calls with a path return.
+/// The error number of a code in wasi-libc, for the codes that calls with a path return.
 fn errno(code: ErrorCode) -> Option<u32> {
     Some(match code {
         ErrorCode::Access => 2,

@@ -31,7 +31,7 @@ pub(super) struct File {
 struct FileState {
     body: Body,
     times: Times,
-    /// How many times the file is open.
+    /// The number of times the file is open.
     users: usize,
 }
 
@@ -85,7 +85,7 @@ impl File {
         Arc::new(Self { id: shared.next_id(), shared: shared.clone(), state, counted })
     }
 
-    /// Opens the file. If its bytes are in a file of the host, this opens the host's file too.
+    /// Opens the file, and the host's file if the bytes are in one.
     pub(super) fn open(self: &Arc<Self>, read: bool, write: bool) -> Result<Arc<OpenFile>> {
         let opening = self.shared.quota.open()?;
         let mut state = self.state.lock();
@@ -135,7 +135,7 @@ impl File {
         self.state.lock().times.set(accessed, modified, now)
     }
 
-    /// Records a change of the file's name: its time of change is now.
+    /// Sets the file's time of change after a rename.
     pub(super) fn was_renamed(&self) {
         let now = self.shared.clock.now();
         self.state.lock().times.was_changed(now);
@@ -197,7 +197,7 @@ impl File {
                     .ok_or_else(not_open)
                     .and_then(|open| open.write_all_at(bytes, offset));
                 if let Err(error) = written {
-                    // The file keeps its old size, whatever part of the bytes was written.
+                    // The file keeps its old size, even if a part of the bytes was written.
                     self.shared.quota.shrink(*now - size);
                     *now = size;
                     return Err(self.noted(error));
@@ -279,9 +279,9 @@ impl File {
         Ok(())
     }
 
-    /// The capacity for a file of `end` bytes that is kept in memory, which is charged. Twice as
-    /// much as before if there is room, so that a file that grows is not copied at each write. None if
-    /// the file has to go to the disk.
+    /// Charges and returns the capacity in memory for a file of `end` bytes. Doubles the capacity
+    /// if there is room, so that a growing file is not copied at each write. None if the file must
+    /// go to the disk.
     fn room_for(&self, bytes: &Vec<u8>, end: u64) -> Option<usize> {
         let (kept, most) = (bytes.capacity() as u64, self.shared.file_memory);
         if end <= kept {
@@ -293,13 +293,13 @@ impl File {
         usize::try_from(room).ok()
     }
 
-    /// The guest's error for a failure of the host's own file, which is recorded.
+    /// Records a failure of the host's own file, and returns the guest's error for it.
     fn noted(&self, error: io::Error) -> Error {
         self.shared.quota.note(&error);
         super::code_of(&error).into()
     }
 
-    /// Takes the bytes, when the guest has ended.
+    /// Takes the bytes. Call it when the guest has ended.
     pub(super) fn take(&self) -> Content {
         let mut state = self.state.lock();
         match mem::replace(&mut state.body, Body::Bytes(Bytes::new())) {
@@ -337,7 +337,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Reads up to `len` bytes; none at the end of the file.
+    /// Reads up to `len` bytes. Returns no bytes at the end of the file.
     pub(super) fn read(&self, len: usize, offset: u64) -> io::Result<Bytes> {
         let bytes = self.file.read(len, offset)?;
         self.file.shared.using.read(bytes.len());
@@ -351,12 +351,12 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Counts a read or a write of a stream.
+    /// Counts a read or write of a stream.
     pub(super) fn streamed(&self) {
         self.file.shared.using.call();
     }
 
-    /// Checks that the guest may write to it.
+    /// Checks that the guest may write to the file.
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.file.is_input() {
             return Err(ErrorCode::NotPermitted.into());

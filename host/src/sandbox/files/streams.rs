@@ -1,4 +1,4 @@
-//! Streams of a file's bytes. Each read and each write is done at once, on the guest's thread.
+//! Streams of a file's bytes. Reads and writes run synchronously on the guest's thread.
 
 use std::io;
 use std::sync::Arc;

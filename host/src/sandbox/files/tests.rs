@@ -1,4 +1,4 @@
-//! Tests of a guest's files, by the functions behind `wasi:filesystem`.
+//! Tests of a guest's files, through the functions behind `wasi:filesystem`.
 
 mod bytes;
 mod entries;

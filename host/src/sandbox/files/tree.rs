@@ -1,7 +1,7 @@
-//! The directories of one task, in memory: looking up paths, and changing what they lead to.
+//! The directories of one task, in memory: looks up paths, and changes the entries of directories.
 //!
-//! A guest's path is looked up here, name by name, and nowhere else: no system call receives it.
-//! The tree holds files and directories only. A guest can't create what can't be published: links,
+//! Only this file looks up a guest's paths, name by name. No system call receives them. The tree
+//! holds only files and directories. A guest can't create entries that can't be published: links,
 //! names that can't be keys, directories that are too deep.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::plain;
 use crate::sandbox::limits::{Limit, MAX_DEPTH};
 use crate::sandbox::quota::{Counted, Opening};
 
-/// The longest path in a call, in bytes: the same as on Linux.
+/// The longest path in a call, in bytes, as on Linux.
 const MAX_PATH: usize = 4095;
 
 /// A file or a directory.
@@ -44,9 +44,9 @@ pub(super) struct Dir {
 struct DirState {
     entries: BTreeMap<Box<str>, Node>,
     times: Times,
-    /// The number of directories from the top to this one. The top has none.
+    /// The level of this directory. The top directory has level 0.
     depth: usize,
-    /// The length in bytes of its path below the top, with a slash at the end.
+    /// The length in bytes of the path from the top to this directory, with a slash at the end.
     path_len: usize,
     is_removed: bool,
 }
@@ -54,9 +54,9 @@ struct DirState {
 /// Where a path leads: a name in a directory, which may not exist, or the directory itself.
 struct Place<'p> {
     dir: Arc<Dir>,
-    /// None if the path ends in `.` or `..`.
+    /// None if the path ends with `.` or `..`.
     name: Option<&'p str>,
-    /// True if the path ends in a slash, so that it can't lead to a file.
+    /// True if the path ends with a slash and so can't lead to a file.
     must_be_dir: bool,
 }
 
@@ -140,8 +140,8 @@ impl Dir {
         self.state.lock().entries.get(name).cloned()
     }
 
-    /// Adds an input, and the directories above it. Skips an input whose path is also a directory:
-    /// messages with such inputs are refused earlier.
+    /// Adds an input, and the directories above it. Skips an input whose path is also a directory,
+    /// because messages with such inputs are rejected earlier.
     pub(super) fn add_input(self: &Arc<Self>, path: &BucketKey, file: Arc<File>) {
         let (parents, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
         let mut dir = self.clone();
@@ -154,7 +154,7 @@ impl Dir {
         dir.state.lock().entries.entry(name.into()).or_insert(Node::File(file));
     }
 
-    /// Looks up a path, except for its last name.
+    /// Looks up all names of a path except the last one.
     fn find<'p>(self: &Arc<Self>, path: &'p str) -> Result<Place<'p>> {
         check_length(path)?;
         if path.is_empty() {
@@ -375,7 +375,7 @@ impl Dir {
         ErrorCode::NameTooLong.into()
     }
 
-    /// Checks that a directory is not too deep to be published, and its path not too long.
+    /// Checks that a directory is not too deep to be published and that its path is not too long.
     fn check_extent(&self, depth: usize, path_len: usize) -> Result<()> {
         if path_len > MAX_KEY_BYTES {
             return Err(self.too_long("a path", path_len, MAX_KEY_BYTES));
@@ -388,7 +388,7 @@ impl Dir {
     }
 
     /// The depth of the deepest directory below this one, and the length of the longest path, both
-    /// counted from here. None if `but` is this directory or below it.
+    /// relative to this directory. None if `but` is this directory or below it.
     fn extent(self: &Arc<Self>, but: &Arc<Self>) -> Option<(usize, usize)> {
         if Arc::ptr_eq(self, but) {
             return None;
@@ -408,7 +408,7 @@ impl Dir {
         Some((depth, path_len))
     }
 
-    /// Records the depth and the path's length after a rename, also for the directories below.
+    /// Updates the depth and the path length of this directory and of all below it, after a rename.
     fn settle(&self, depth: usize, path_len: usize) {
         let mut state = self.state.lock();
         (state.depth, state.path_len) = (depth, path_len);
@@ -447,10 +447,11 @@ impl Dir {
         Some(DirectoryEntry { type_: node.kind(), name: name.to_string() })
     }
 
-    /// Takes the files below this directory, in the order of their paths, when the guest has ended.
+    /// Takes the files below this directory in the order of their paths. Call it when the guest has
+    /// ended.
     ///
     /// # Errors
-    /// The limit of the host's memory for the guest, if their paths exceed it.
+    /// The limit of the host's memory for the guest, if the paths of the files exceed it.
     pub(super) fn take_all(&self) -> std::result::Result<Vec<Output>, Limit> {
         let (mut all, mut path) = (Vec::new(), String::new());
         self.take_into(&mut all, &mut path)?;
@@ -486,8 +487,8 @@ impl Dir {
     }
 }
 
-/// Bytes that the host holds for an output that was taken, beside its content: its key, and two places
-/// in a list, because a list that grows may be half empty.
+/// Bytes that the host holds for an output that was taken, in addition to its content: its key, and
+/// two entries of a list, because a list that grows may be half empty.
 fn held_for(path: &BucketKey) -> u64 {
     (2 * size_of::<Output>() + 2 * size_of::<usize>() + path.as_str().len()) as u64
 }
@@ -504,8 +505,8 @@ impl Place<'_> {
     }
 }
 
-/// Follows one more name of a path. `way` holds the directories so far; a path never goes above
-/// the first.
+/// Follows one more name of a path. `way` holds the directories so far. A path can't go above the
+/// first one.
 fn enter(way: &mut Vec<Arc<Dir>>, name: &str) -> Result<()> {
     let Some(dir) = way.last() else { return Err(ErrorCode::NotPermitted.into()) };
     match name {
@@ -536,7 +537,7 @@ impl Opened {
         }
     }
 
-    /// The file. `otherwise` is the error for a directory: each caller has another.
+    /// The file. `otherwise` is the error for a directory, which depends on the call.
     pub(super) fn file(&self, otherwise: ErrorCode) -> Result<&Arc<OpenFile>> {
         match self {
             Self::Dir(_) => Err(otherwise.into()),
@@ -587,8 +588,8 @@ impl OpenDir {
     }
 }
 
-/// An open listing of a directory's entries. An entry that exists from the start of the listing to
-/// its end is listed exactly once, whatever is added or removed meanwhile.
+/// An open listing of a directory's entries. An entry that exists during the whole listing is
+/// returned exactly once, even if other entries are added or removed.
 #[expect(unreachable_pub, reason = "`bindgen!` exports it, inside this crate")]
 pub struct Listing {
     dir: Arc<Dir>,

@@ -72,8 +72,8 @@ bool exports_task_execute(task_task_record_t *task, task_outcome_t *outcome,
     return th_done(outcome);
 }
 
-/* Finds the cells of the next row that is not empty, and returns how many it has. The cells are in
- * the text itself, which is changed. */
+/* Finds the cells of the next row that is not empty, and returns their number. The cells point into
+ * the text, which is changed. */
 static size_t read_row(char **at, char *cells[MOST_COLUMNS]) {
     char *from = *at + strspn(*at, "\r\n");
     size_t count = 0;
@@ -126,7 +126,7 @@ static void write_string(FILE *out, const char *text) {
     fputc('"', out);
 }
 
-/* With as many digits as the number needs. */
+/* Writes the fewest digits, from 15, that represent the number exactly. */
 static void write_number(FILE *out, const char *before, double number) {
     char text[32];
     for (int digits = 15; digits <= 17; digits++) {

@@ -1,6 +1,6 @@
-/* The files and failures of a task, on top of the bindings that wit-bindgen made of the interface of
- * Task Host. Strings that these functions return are the caller's; a task ends with its instance, so
- * nothing has to be freed. */
+/* The files and failures of a task, on top of the bindings that wit-bindgen generated from Task
+ * Host's interface. The caller owns the strings that these functions return. It need not free them,
+ * because all memory of a task goes away with its instance. */
 #ifndef TASK_HOST_H
 #define TASK_HOST_H
 
@@ -13,7 +13,7 @@
 
 #include "../bindings/task.h"
 
-/* Defines the two calls that most tasks have no use for. */
+/* Defines the two calls that most tasks don't need. */
 #define TH_ONLY_EXECUTE                                                              \
     bool exports_task_prepare(task_task_record_t *task, task_failure_t *failure) {   \
         (void)task, (void)failure;                                                   \
@@ -35,7 +35,7 @@ static inline char *th_vformat(const char *format, va_list arguments) {
     return text;
 }
 
-/* A new string, as printf writes it. */
+/* A new string, formatted as by printf. */
 __attribute__((format(printf, 1, 2))) static inline char *th_format(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -44,8 +44,8 @@ __attribute__((format(printf, 1, 2))) static inline char *th_format(const char *
     return text;
 }
 
-/* Ends a call with a failure that no retry can help: `return th_reject(failure, "no rows in %s",
- * key);`. The reason is in the report on the error queue. */
+/* Ends a call with a failure that a retry can't fix: `return th_reject(failure, "no rows in %s",
+ * key);`. The host rejects the task, and the report on the error queue has the reason. */
 __attribute__((format(printf, 2, 3))) static inline bool th_reject(task_failure_t *failure,
                                                                    const char *format, ...) {
     va_list arguments;
@@ -56,7 +56,7 @@ __attribute__((format(printf, 2, 3))) static inline bool th_reject(task_failure_
     return false;
 }
 
-/* The same for a failure that may pass: the host tries the task again later. */
+/* Ends a call with a failure that may be temporary. The host retries the task later. */
 __attribute__((format(printf, 2, 3))) static inline bool th_retry(task_failure_t *failure,
                                                                   const char *format, ...) {
     va_list arguments;
@@ -79,7 +79,7 @@ static inline char *th_key(const task_task_record_t *task, size_t i) {
     return th_format("%.*s", (int)key->len, (const char *)key->ptr);
 }
 
-/* Whether there is an input with this key. A key may have a slash before it, as in a plan. */
+/* Whether there is an input with this key. The key may begin with a slash, as in a plan. */
 static inline bool th_has(const task_task_record_t *task, const char *key) {
     if (*key == '/') key++;
     for (size_t i = 0; i < task->info.inputs.len; i++) {
@@ -89,12 +89,12 @@ static inline bool th_has(const task_task_record_t *task, const char *key) {
     return false;
 }
 
-/* Opens the input with this key. NULL if that fails, as fopen. */
+/* Opens the input with this key. Like fopen, returns NULL if that fails. */
 static inline FILE *th_open(const char *key) {
     return fopen(th_format("/inputs/%s", *key == '/' ? key + 1 : key), "rb");
 }
 
-/* The whole input, with a 0 after its end. NULL if it can't be read. */
+/* Reads the whole input, and adds a 0 at its end. Returns NULL if the input can't be read. */
 static inline char *th_read(const char *key, size_t *length) {
     FILE *file = th_open(key);
     struct stat status;
@@ -108,7 +108,7 @@ static inline char *th_read(const char *key, size_t *length) {
     return is_read ? bytes : NULL;
 }
 
-/* Creates the output with this key, and the directories in it. NULL if that fails. */
+/* Creates the output with this key, and its directories. Returns NULL if that fails. */
 static inline FILE *th_create(const char *key) {
     char *path = th_format("/outputs/%s", key);
     for (char *slash = strchr(path + strlen("/outputs/"), '/'); slash;
@@ -120,14 +120,14 @@ static inline FILE *th_create(const char *key) {
     return fopen(path, "wb");
 }
 
-/* Closes an output. False if a byte was not written. */
+/* Closes an output. Returns false if not all bytes were written. */
 static inline bool th_close(FILE *file) {
     bool is_written = !ferror(file);
     return fclose(file) == 0 && is_written;
 }
 
-/* Finds `"NAME": NUMBER` in the payload. Leaves `*number` as it is if the name is not there, and
- * returns false if something else than a number follows. Use a JSON library for more. */
+/* Finds `"NAME": NUMBER` in the payload. Does not change `*number` if the payload has no such name.
+ * Returns false if the value is not a number. For anything else, use a JSON library. */
 static inline bool th_payload_number(const task_task_record_t *task, const char *name,
                                      double *number) {
     if (!task->payload.is_some) return true;
@@ -148,13 +148,13 @@ static inline bool th_payload_number(const task_task_record_t *task, const char 
 /* The bindings of the world `task-with-plan` have `exports_task_plan`. */
 #ifdef TASK_HOST_GUEST_PLANNING_NEED_KEY
 
-/* Begins a plan: nothing is needed. */
+/* Begins a plan without inputs. */
 static inline void th_begin_needs(task_needs_t *needs) { *needs = (task_needs_t){0}; }
 
 static inline void th_add_need(task_needs_t *needs, uint8_t tag, const char *format,
                                va_list arguments) {
     size_t count = needs->inputs.len;
-    /* At 0, 1, 2, 4, 8 and so on, there is no place left. */
+    /* The capacity doubles when the count is 0, 1, 2, 4, 8 and so on. */
     if ((count & (count - 1)) == 0) {
         size_t places = count ? 2 * count : 1;
         needs->inputs.ptr = realloc(needs->inputs.ptr, places * sizeof *needs->inputs.ptr);
@@ -162,11 +162,11 @@ static inline void th_add_need(task_needs_t *needs, uint8_t tag, const char *for
     }
     task_host_guest_planning_need_t *need = &needs->inputs.ptr[needs->inputs.len++];
     need->tag = tag;
-    /* The text is at the same place for each tag. */
+    /* The text has the same address for each tag. */
     task_string_set(&need->val.key, th_vformat(format, arguments));
 }
 
-/* Asks for an object that has to exist: `th_need(needs, "tiles/%d.raw", x);`. */
+/* Asks for an object that must exist: `th_need(needs, "tiles/%d.raw", x);`. */
 __attribute__((format(printf, 2, 3))) static inline void th_need(task_needs_t *needs,
                                                                  const char *format, ...) {
     va_list arguments;

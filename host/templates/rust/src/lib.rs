@@ -1,9 +1,9 @@
 //! Counts the words of each input and writes a table of the most frequent ones to
 //! `1_words/NAME.tsv`.
 //!
-//! Replace this example with your own task. The guide is `docs/writing-a-task.md` of Task Host; see
-//! also `cargo doc -p task-host-sdk --open`. A task whose inputs follow from its payload implements
-//! `Plan`, too.
+//! Replace this example with your own task. The guide is Task Host's `docs/writing-a-task.md`; see
+//! also `cargo doc -p task-host-sdk --open`. A task that names its own inputs also implements
+//! `Plan`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,7 +24,7 @@ fn ten() -> usize {
     10
 }
 
-/// Fields keep values from one call to the next. This task has none.
+/// Fields keep values from one call to the next. This task has no fields.
 #[derive(Default)]
 struct Words;
 

@@ -1,4 +1,4 @@
-//! Outputs: files are written, moved and removed, and directories too.
+//! Checks of outputs: files and directories are written, moved and removed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileTimes, OpenOptions};
@@ -111,7 +111,7 @@ fn entries(check: &mut Checks) -> io::Result<()> {
     check.fails("read a link", ErrorKind::InvalidInput, fs::read_link(at("file")));
     let odd = number(File::create(at("line\nbreak")));
     check.is("a name that can't be a key", odd, Some(EILSEQ));
-    // Not in the standard library for WASI.
+    // The standard library for WASI does not support these calls.
     let file = File::open(at("file"))?;
     check.fails("clone", ErrorKind::Unsupported, file.try_clone());
     let permissions = file.metadata()?.permissions();

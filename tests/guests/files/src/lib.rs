@@ -1,5 +1,5 @@
-//! A guest that checks what a Rust program expects of its files: the standard library's `fs` and
-//! `io`. Leaves `report.txt`: the number of expectations, and the name of each that failed.
+//! A guest that checks whether files behave as a Rust program expects of the standard library's
+//! `fs` and `io`. Leaves `report.txt`: the number of checks, and the name of each failed check.
 
 mod changes;
 mod reading;
@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 
 use task_host_sdk::{Context, Guest, Ignored, Outcome, Result, Task};
 
-/// The expectations so far.
+/// The results of the checks so far.
 #[derive(Default)]
 pub(crate) struct Checks {
     count: usize,
@@ -25,7 +25,7 @@ impl Checks {
         }
     }
 
-    /// The value is this one.
+    /// Checks that the value is `want`.
     pub(crate) fn is<T: Debug + PartialEq>(&mut self, name: &str, got: T, want: T) {
         self.count += 1;
         if got != want {
@@ -33,7 +33,7 @@ impl Checks {
         }
     }
 
-    /// The call fails like this.
+    /// Checks that the call fails with `want`.
     pub(crate) fn fails<T>(&mut self, name: &str, want: ErrorKind, call: io::Result<T>) {
         self.count += 1;
         match call {
@@ -44,7 +44,7 @@ impl Checks {
     }
 }
 
-/// An error number of WASI's C library, for which the standard library has no kind there.
+/// The error number of WASI's C library, for errors that have no `ErrorKind` on WASI.
 pub(crate) fn number<T>(call: io::Result<T>) -> Option<i32> {
     call.err().and_then(|error| error.raw_os_error())
 }
@@ -68,7 +68,7 @@ impl Guest for Files {
     }
 }
 
-/// A part of the program. It ends early when a call fails that is no expectation of its own.
+/// A group of checks. Returns early if a call fails whose failure is not itself a check.
 pub(crate) type Check = fn(&mut Checks) -> io::Result<()>;
 
 task_host_sdk::export!(Files);

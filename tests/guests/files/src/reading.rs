@@ -1,4 +1,4 @@
-//! Inputs: they are read in every way, and can't be changed.
+//! Checks of inputs: they can be read in every way, and cannot be changed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ pub(crate) const ALL: &[(&str, Check)] =
 const HELLO: &str = "/inputs/in/hello.txt";
 const LARGE: &str = "/inputs/in/large.bin";
 
-/// The bytes of the large input.
+/// The content of the large input.
 pub(crate) fn large() -> Vec<u8> {
     (0..200_000_u32).map(|n| (n % 251) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! Actions that take too much: time, memory, stack, bytes, files, log.
+//! Actions that use too much time, memory, stack, bytes, files or log.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use crate::{Action, Stream, Writing};
 
 const MIB: usize = 1 << 20;
 
-/// Counts for ever, in a loop that the compiler can't take out.
+/// Loops forever. `black_box` keeps the compiler from removing the loop.
 pub(crate) fn spin() {
     let mut n = 0_u64;
     while n < u64::MAX {
@@ -20,7 +20,7 @@ pub(crate) fn spin() {
     }
 }
 
-/// Takes memory until Rust aborts.
+/// Allocates memory until Rust aborts.
 pub(crate) fn allocate(mib: Option<usize>) {
     let mut held = Vec::new();
     while mib.is_none_or(|mib| held.len() < mib) {
@@ -29,7 +29,7 @@ pub(crate) fn allocate(mib: Option<usize>) {
     black_box(held);
 }
 
-/// Takes memory until there is no more, and tells how many MiB it got.
+/// Allocates memory until an allocation fails. Returns how many MiB it got.
 pub(crate) fn allocate_gently(mib: Option<usize>) -> usize {
     let mut held: Vec<Vec<u8>> = Vec::with_capacity(8192);
     while mib.is_none_or(|mib| held.len() < mib) && held.len() < held.capacity() {
@@ -43,7 +43,8 @@ pub(crate) fn allocate_gently(mib: Option<usize>) -> usize {
     held.len()
 }
 
-/// Each level keeps some of the stack in use after its call, so that it can't become a loop.
+/// Each level uses its stack frame after the inner call, so that the compiler cannot turn the
+/// recursion into a loop.
 pub(crate) fn recurse(depth: u64) -> u64 {
     let here = black_box([depth; 16]);
     if depth == 0 {
@@ -62,7 +63,7 @@ pub(crate) fn write(
     fs::create_dir_all(task.outputs_dir().join("written"))?;
     let (mut failed, mut first) = (0, None);
     for n in 0..files {
-        // The first files take one byte more, so that all sizes add up to `bytes`.
+        // The first files have one byte more, so that the sum of all sizes is `bytes`.
         let size = bytes / files + u64::from(n < bytes % files);
         let key = format!("written/{n}.dat");
         match write_one(&task.outputs_dir().join(&key), size, how) {
@@ -110,7 +111,7 @@ pub(crate) fn many_files(task: &Task<Action>, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// One level at a time, so that the failing one is known.
+/// Creates one level at a time, so that the error names the level.
 pub(crate) fn mkdirs(task: &Task<Action>, depth: u32) -> Result<()> {
     let mut path = task.outputs_dir().to_owned();
     for level in 1..=depth {
@@ -120,7 +121,7 @@ pub(crate) fn mkdirs(task: &Task<Action>, depth: u32) -> Result<()> {
     fs::write(path.join("d.txt"), "deep").context("output d.txt in the last directory")
 }
 
-/// The files that it leaves.
+/// Returns the paths of the files that it created.
 pub(crate) fn tree(task: &Task<Action>, depth: u32, dirs: u64, files: u64) -> Result<Vec<String>> {
     let mut path = String::new();
     for level in 1..=depth {

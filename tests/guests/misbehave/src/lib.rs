@@ -1,9 +1,9 @@
-//! A guest that misbehaves in the way its payload asks for: `{"do": "loop"}`. The host's tests run
-//! into each limit with it, and learn what a guest can see and reach. They build payloads from
-//! [`Action`], and list a test for each one: an action without a test does not compile there.
+//! A guest that misbehaves as its payload says: `{"do": "loop"}`. The host's tests use it to run
+//! into each limit, and to find out what a guest can see and reach. They build payloads from
+//! [`Action`], and need a test for each action: an action without a test does not compile there.
 //!
-//! Reports are JSON in `/outputs/report.json`. Everything else that an action writes is named in
-//! its documentation below.
+//! Reports are JSON in `/outputs/report.json`. The documentation of each action below names all
+//! other outputs.
 
 mod excess;
 mod probe;
@@ -19,19 +19,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use task_host_sdk::{Context, Error, Guest, Outcome, Result, Task, error, info};
 
-/// What to do. Sizes are in bytes unless they say otherwise.
+/// The action to perform. Sizes are in bytes unless noted otherwise.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Action {
-    /// Several actions in this order; the outcome is the last one's.
+    /// Several actions in this order. The outcome is that of the last action.
     All { steps: Vec<Action> },
 
     // Endings.
-    /// Never ends, without a call of the host.
+    /// Loops forever without a call of the host.
     Loop,
     /// Sleeps in a call of the host.
     Sleep { secs: f64 },
-    /// Panics; `text` is in the message.
+    /// Panics with a message that contains `text`.
     Panic {
         #[serde(default = "Action::a_text")]
         text: String,
@@ -48,16 +48,16 @@ pub enum Action {
         #[serde(default = "Action::a_text")]
         text: String,
     },
-    /// An outcome that is no success; leaves `unsuccessful.txt`.
+    /// Returns an outcome without success. Leaves `unsuccessful.txt`.
     Unsuccessful,
-    /// Fails in one of the three calls, like that.
+    /// Fails in one of the three calls, in this way.
     FailIn { phase: Phase, how: How },
-    /// Asks for another try until this attempt, which leaves `attempt.txt`.
+    /// Asks for a retry until this attempt, which leaves `attempt.txt`.
     FailUntil { attempt: u32 },
     /// Lists `missing.txt`, which it did not write.
     MissingOutput,
-    /// An outcome with so many outputs of so long names, none of which is there; or, with `how`,
-    /// a failure with a text of so many bytes.
+    /// Returns an outcome with this number of outputs with names of this length, none of which
+    /// exists; or, with `how`, fails with a text of this number of bytes.
     BigResult {
         #[serde(default)]
         outputs: usize,
@@ -66,9 +66,9 @@ pub enum Action {
         how: Option<How>,
     },
 
-    // Too much of something.
-    /// Allocates and touches so many MiB (all there is, if none are given). With `gently`, it
-    /// stops when it gets no more and reports `{"mib"}`; else it ends as Rust does.
+    // Actions that use too much of a resource.
+    /// Allocates and touches this number of MiB (by default, all memory). With `gently`, it stops
+    /// when an allocation fails, and reports `{"mib"}`. Otherwise, it aborts as Rust does.
     Alloc {
         mib: Option<usize>,
         #[serde(default)]
@@ -76,23 +76,23 @@ pub enum Action {
     },
     /// Recurses without end.
     Stack,
-    /// Writes so many bytes, in so many files `written/N.dat` together.
+    /// Writes `bytes` bytes in total to the files `written/N.dat`.
     Write {
         bytes: u64,
         #[serde(default = "Action::one")]
         files: u64,
         #[serde(default)]
         how: Writing,
-        /// Goes on when a write fails, and reports `{"failed", "error"}`.
+        /// Continues after a failed write, and reports `{"failed", "error"}`.
         #[serde(default)]
         ignore_errors: bool,
     },
-    /// Makes so many empty files `many/N`.
+    /// Creates this number of empty files `many/N`.
     ManyFiles { count: u64 },
-    /// Makes directories, each in the one before: `d/d/d/…`, with `d.txt` in the last.
+    /// Creates nested directories `d/d/d/…`, with `d.txt` in the innermost.
     Mkdirs { depth: u32 },
-    /// Makes directories `t/t/t/…`, and so many directories and empty files in the last one. Lists
-    /// the files.
+    /// Creates nested directories `t/t/t/…`, with `dirs` directories and `files` empty files in the
+    /// innermost. Lists the files.
     Tree {
         depth: u32,
         #[serde(default)]
@@ -102,61 +102,61 @@ pub enum Action {
     },
     /// Writes a text to its log.
     Say { text: String },
-    /// Writes so many bytes of lines to its log.
+    /// Writes lines with this number of bytes to its log.
     Log {
         bytes: u64,
         #[serde(default)]
         to: Stream,
     },
 
-    /// A call of the host's interfaces themselves, past the standard library.
+    /// Calls the host's interfaces directly, without the standard library.
     Raw { call: Call },
 
-    // What should not be published.
-    /// A symbolic link in the outputs.
+    // Actions with outputs that must not be published.
+    /// Creates a symbolic link in the outputs.
     Symlink { target: String, name: String },
-    /// A hard link from one output, which is made first, to another name.
+    /// Creates an output, and a hard link to it with another name.
     Hardlink { target: String, name: String },
-    /// Outputs of those names; by default a set that is legal on Linux and trouble elsewhere.
-    /// Reports `{"written": [names], "failed": {name: error}}`.
+    /// Creates outputs with these names; by default, names that are legal on Linux and cause
+    /// problems elsewhere. Reports `{"written": [names], "failed": {name: error}}`.
     OddNames { names: Option<Vec<String>> },
 
-    // Looking around.
-    /// Tries in every way to change its inputs. Reports `{"tried": [{"what", "ok", "error"}],
+    // Actions that look around.
+    /// Tries to change its inputs in every way. Reports `{"tried": [{"what", "ok", "error"}],
     /// "changed": [keys]}`.
     WriteInput,
-    /// Tries to get out of its directories. Reports `{"tried": [{"what", "ok", "error"}]}`; what
-    /// is `ok` got out.
+    /// Tries to get out of its directories. Reports `{"tried": [{"what", "ok", "error"}]}`. `ok`
+    /// means that it got out.
     Escape,
     /// Reports `{"vars": {…}, "args": […], "current_dir"}`.
     Env,
-    /// Tries TCP, UDP and names. Reports `{"tried": […]}`.
+    /// Tries TCP, UDP and name lookups. Reports `{"tried": […]}`.
     Net {
         #[serde(default = "Action::an_address")]
         address: String,
     },
-    /// Sets times of outputs in every way. Reports `{"tried": […]}`; leaves `file.txt` and
+    /// Sets the times of outputs in every way. Reports `{"tried": […]}`. Leaves `file.txt` and
     /// `dir/in-it.txt`.
     SetTimes,
     /// Reads standard input to its end. Reports `{"bytes"}` or `{"error"}`.
     Stdin,
-    /// Reports what is there at the start, `{"runs", "inputs": [paths], "outputs": [paths]}`, and
-    /// leaves files, links' targets and a changed static for the next task to find.
+    /// Reports what exists at the start, `{"runs", "inputs": [paths], "outputs": [paths]}`. Leaves
+    /// files, targets of links and a changed static variable for the next task to find.
     Leave,
 
-    /// Reads a file at a path as it is.
+    /// Reads the file at this path, which may be outside of its directories.
     ReadFile { path: String },
 
-    // Behaving.
-    /// Copies each input to `out/KEY`. With `ignore_errors`, it says that all went well though
-    /// an output could not be written.
+    // Actions that behave well.
+    /// Copies each input to `out/KEY`. With `ignore_errors`, it reports success although an output
+    /// could not be written.
     Copy {
         #[serde(default)]
         ignore_errors: bool,
     },
     /// Writes an output.
     Output { key: String, text: String },
-    /// Leaves an empty output `DIR/ID-RANDOM`: as many as executions that were published.
+    /// Leaves an empty output `DIR/ID-RANDOM`: one for each published execution.
     Mark { dir: String },
 }
 
@@ -213,9 +213,9 @@ pub enum Writing {
     Plain,
     /// Written a byte at a time.
     Bytewise,
-    /// Its length is set: nothing is written.
+    /// The length is set, and nothing is written.
     SetLen,
-    /// The last byte is written: there is a hole before it.
+    /// Only the last byte is written, after a hole.
     Seek,
 }
 
@@ -286,7 +286,7 @@ fn perform(action: &Action, task: &Task<Action>) -> Result<Outcome> {
             error!("the result is no good, as the payload asked");
             return Ok(Outcome::unsuccessful());
         }
-        // Where it is to fail has been seen to; a failing `finalize` finds an output to withhold.
+        // `fail_in` makes the call fail. If `finalize` fails, this output must not be published.
         Action::FailIn { .. } => task.write("written.txt", "written by execute")?,
         Action::FailUntil { attempt } if task.attempt() < *attempt => {
             return Err(Error::retry(format!("attempt {} of {attempt}", task.attempt())));

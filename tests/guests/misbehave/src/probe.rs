@@ -1,4 +1,4 @@
-//! Actions that look around, and try what a guest must not be able to do.
+//! Actions that look around, and try actions that a guest must not be able to do.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
@@ -14,7 +14,7 @@ use task_host_sdk::{Context, Result, Task};
 
 use crate::Action;
 
-/// What was tried, and how it went.
+/// The tried actions, and their results.
 #[derive(Default)]
 pub(crate) struct Tried(pub(crate) Vec<Value>);
 
@@ -32,7 +32,8 @@ fn report(task: &Task<Action>, value: Value) -> Result<()> {
     task.write("report.json", format!("{value:#}\n"))
 }
 
-/// A symbolic link. The standard library's is not stable for WASI; C's is there in any case.
+/// Creates a symbolic link with the C library, because the standard library's function is not
+/// stable for WASI.
 pub(crate) fn symlink(target: &str, link: &Path) -> io::Result<()> {
     unsafe extern "C" {
         fn symlink(target: *const c_char, link: *const c_char) -> c_int;
@@ -123,7 +124,7 @@ pub(crate) fn write_input(task: &Task<Action>) -> Result<()> {
             writable.and_then(|p| fs::set_permissions(path, p)),
         );
 
-        // Through another name, in the directory that may be written.
+        // Writes through another name in the writable directory.
         let hard = outputs.join("hard-link");
         tried.this(format!("hard link to {key} in the outputs"), fs::hard_link(path, &hard));
         tried.this(
@@ -232,7 +233,8 @@ pub(crate) fn escape(task: &Task<Action>) -> Result<()> {
         fs::hard_link(outputs.join("../../../../../etc/passwd"), outputs.join("passwd")),
     );
 
-    // Links can be made; following them out must not work, neither directly nor as a directory.
+    // A guest may be able to create links. Following a link out of its directories must fail, both
+    // for the link itself and as a directory in a path.
     let link = outputs.join("way-out");
     for target in [
         "/etc/passwd",
@@ -277,7 +279,7 @@ pub(crate) fn escape(task: &Task<Action>) -> Result<()> {
     report(task, json!({"tried": tried.0}))
 }
 
-/// Reads one byte, if there is one: opening alone shows nothing yet.
+/// Reads one byte, if there is one, because opening a file alone may prove nothing.
 fn first_byte(path: &Path) -> io::Result<()> {
     File::open(path)?.read_exact(&mut [0])
 }
@@ -318,7 +320,7 @@ pub(crate) fn stdin(task: &Task<Action>) -> Result<()> {
     )
 }
 
-/// Counts the executions that this instance has seen: one, if each gets a fresh one.
+/// The number of executions in this instance: one, if each execution gets a fresh instance.
 static RUNS: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn leave(task: &Task<Action>) -> Result<()> {
@@ -334,7 +336,7 @@ pub(crate) fn leave(task: &Task<Action>) -> Result<()> {
     Ok(())
 }
 
-/// Paths of everything below a directory; those of directories end with a slash.
+/// Lists the paths of everything below a directory. Paths of directories end with a slash.
 fn list(directory: &Path, prefix: &str, paths: &mut Vec<String>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

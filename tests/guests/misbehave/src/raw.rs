@@ -1,59 +1,60 @@
-//! Actions that call the host's interfaces themselves: what no standard library would do.
+//! Actions that call the host's interfaces directly, in ways that no standard library would.
 
 use serde::{Deserialize, Serialize};
 
-/// What to call. All that is made is kept until the end.
+/// The calls to make. Everything that a call creates is kept until the end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Call {
-    /// So many streams of the entries of a directory with so many files, of long names. Each
-    /// stream is read once. Reports `{"made", "error"}`, of the first that was refused.
+    /// Creates `files` files with long names in a directory, and `count` streams of its entries,
+    /// each of which is read once. Reports `{"made", "error"}`. `error` is the first one.
     DirectoryStreams { count: u32, files: u32 },
-    /// Opens one output so often, and closes none. Reports `{"made", "error"}`.
+    /// Opens one output this many times, and closes none. Reports `{"made", "error"}`.
     OpenFiles { count: u32 },
-    /// The same by an opener that gives up: rejects with the error.
+    /// Does the same, but rejects the task with the error.
     OpenFilesOrReject { count: u32 },
-    /// The same, and never ends.
+    /// Does the same, and never ends.
     OpenFilesAndWait { count: u32 },
-    /// Opens two, closes one, and so on: so often.
+    /// Opens two files, closes one, and so on, this many times.
     OpenFilesInTurn { count: u32 },
-    /// So many streams for the log.
+    /// Creates this many streams for the log.
     Handles { count: u32 },
-    /// So many timers, waited for together.
+    /// Creates this many timers, and waits for all of them together.
     Timers { count: u32 },
-    /// So many random bytes in one call.
+    /// Asks for this many random bytes in one call.
     Random { bytes: u64 },
-    /// The same of the kind that is cheap.
+    /// Does the same with the interface for insecure random numbers.
     InsecureRandom { bytes: u64 },
-    /// Writes so many bytes into an output in one call.
+    /// Writes this many bytes to an output in one call.
     WriteAtOnce { bytes: u32 },
-    /// Reads so many bytes of an output that has as many. Reports `{"read"}`.
+    /// Reads this many bytes in one call, from an output of this size. Reports `{"read"}`.
     ReadAtOnce { bytes: u64 },
-    /// Writes so many zeros through a stream, without handing any over.
+    /// Writes this many zeros to a stream, without passing any bytes.
     WriteZeros { bytes: u64 },
-    /// Writes nothing to its log and to an output, so often.
+    /// Writes empty buffers to its log and to an output, this many times.
     EmptyWrites { count: u32 },
-    /// Moves so many bytes from an output of 1 MiB to another one in one call. Reports `{"moved"}`.
+    /// Moves this many bytes from an output of 1 MiB to another output in one call. Reports
+    /// `{"moved"}`.
     Splice { bytes: u64 },
-    /// Skips so many bytes of an output of 1 MiB in one call. Reports `{"skipped"}`.
+    /// Skips this many bytes of an output of 1 MiB in one call. Reports `{"skipped"}`.
     Skip { bytes: u64 },
-    /// Waits for nothing at all.
+    /// Polls an empty list.
     PollNothing,
     /// Drops a stream while a timer waits for it.
     DropParent,
-    /// Reads, writes and sets the size at the end of all numbers.
+    /// Reads, writes and sets the size at offsets near the maximum.
     FarOffsets,
-    /// Calls everything that takes a path with one of so many bytes, made of `piece`. Reports
-    /// `{call: code}`.
+    /// Calls every function that takes a path with a path of this many bytes, made of `piece`.
+    /// Reports `{call: code}`.
     LongPaths { bytes: usize, piece: String },
-    /// Opens a file, a directory, an input and a new name with all flags. Reports
-    /// `{"PATH FLAGS": code}`, and what the length of a file that is only read can be set to.
+    /// Opens a file, a directory, an input and a new name with all combinations of flags. Reports
+    /// `{"PATH FLAGS": code}`, and to what the length of a read-only file can be set.
     Open,
-    /// Reports what is told of each input and of an output: `{name: {"links", "times", "number"}}`.
+    /// Reports the metadata of each input and of an output: `{name: {"links", "times", "number"}}`.
     Stat,
-    /// Reports the words of an error of a stream, `{"words"}`.
+    /// Reports the text of a stream's error, `{"words"}`.
     ErrorWords,
-    /// Makes so many sockets of both kinds, and looks up a name. Reports `{what: code}`.
+    /// Creates this many sockets of both kinds, and looks up a name. Reports `{what: code}`.
     Sockets { count: u32 },
 }
 
@@ -184,7 +185,7 @@ mod wasi {
         directory("/outputs").open_at(PathFlags::empty(), name, flags, Flags::READ | Flags::WRITE)
     }
 
-    /// A stream of an output of 1 MiB.
+    /// A stream that reads an output of 1 MiB.
     fn large() -> InputStream {
         let file = open("from", Open::CREATE).expect("an output can be made");
         file.set_size(1 << 20).expect("an output can be larger");
@@ -203,7 +204,7 @@ mod wasi {
         json!(null)
     }
 
-    /// Makes so many, or as many as can be had.
+    /// Creates `count` objects, or as many as possible.
     fn kept<T>(count: u32, mut make: impl FnMut() -> Made<T>) -> (Vec<T>, Option<ErrorCode>) {
         let mut kept = Vec::new();
         for _ in 0..count {

@@ -1,4 +1,4 @@
-//! An action that sets the times of its outputs, by every call there is.
+//! An action that sets the times of its outputs with every available call.
 
 use std::ffi::{CString, c_char, c_int, c_long};
 use std::fs::{self, File, FileTimes};
@@ -12,10 +12,10 @@ use task_host_sdk::{Context, Result, Task};
 use crate::Action;
 use crate::probe::Tried;
 
-/// What the times are set to: seconds since 1970.
+/// The time to set, in seconds since 1970.
 const THEN: u64 = 1_000_000_000;
 
-/// Reports what worked, and leaves `file.txt` and `dir/in-it.txt`.
+/// Reports the results, and leaves `file.txt` and `dir/in-it.txt`.
 pub(crate) fn set(task: &Task<Action>) -> Result<()> {
     let dir = task.outputs_dir();
     task.write("file.txt", "a file")?;
@@ -52,9 +52,10 @@ struct Timespec {
     nanoseconds: c_long,
 }
 
-/// As C has it: the standard library sets times of open files only.
+/// Sets the times of a path with the C library, because the standard library sets times of open
+/// files only.
 fn by_name(path: &Path, follow: bool) -> io::Result<()> {
-    // As wasi-libc numbers them.
+    // The values in wasi-libc.
     const AT_FDCWD: c_int = -2;
     const AT_SYMLINK_NOFOLLOW: c_int = 1;
     unsafe extern "C" {

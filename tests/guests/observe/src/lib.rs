@@ -1,5 +1,5 @@
-//! A guest that writes what a Rust program can observe beside its task: `observed/ID.txt`, one
-//! `NAME: VALUE` a line.
+//! A guest that writes what a Rust program can observe besides its task to `observed/ID.txt`, one
+//! `NAME: VALUE` per line.
 
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};

@@ -1,5 +1,5 @@
 //! A guest whose plan does what the payload says: `{"do": "ask", "keys": ["a"]}`. Its execution
-//! reports what it finds in `/inputs`.
+//! reports the files in `/inputs`.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use task_host_sdk::{Error, Guest, Needs, Outcome, Plan, Result, Task};
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 enum What {
-    /// Asks for these.
+    /// Asks for these inputs.
     Ask {
         #[serde(default)]
         keys: Vec<String>,
@@ -19,7 +19,7 @@ enum What {
         #[serde(default)]
         prefixes: Vec<String>,
     },
-    /// Asks for the keys that are the lines of an input, which it asks for first.
+    /// First asks for an input, and then for the keys in its lines.
     Index {
         key: String,
     },
@@ -33,7 +33,7 @@ enum What {
     },
     /// Asks to be called again, without end.
     Again,
-    /// Asks for another key at each attempt, and fails the first one.
+    /// Asks for a different key at each attempt, and fails at the first attempt.
     Change,
     /// Computes without end.
     Loop,
@@ -46,7 +46,7 @@ enum What {
     Reject,
     /// Writes an output.
     Write,
-    /// Changes its own memory: the execution reports what it finds of that.
+    /// Changes its own memory. The execution reports whether it sees the change.
     Remember,
 }
 

@@ -1,5 +1,5 @@
-//! A program with a `main`, which knows nothing of Task Host: it has its task on standard input, and
-//! ends with an exit code. The text after `"do":"` in its task says what it does.
+//! A program with a `main` and without code for Task Host. It reads its task from standard input,
+//! and ends with an exit code. The text after `"do":"` in its task is the action.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Leaves what the program can see: its task, arguments, environment and inputs.
+/// Writes what the program can see: its task, arguments, environment and inputs.
 fn describe(message: &str) -> io::Result<()> {
     fs::create_dir_all("/outputs/seen")?;
     fs::write("/outputs/seen/message.json", message)?;

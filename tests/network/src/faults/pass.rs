@@ -1,4 +1,4 @@
-//! What passes through the proxy, and how it is broken on the way.
+//! Passes data through the proxy, and applies faults.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,16 +10,16 @@ use socket2::SockRef;
 
 use super::{Fault, Shared};
 
-/// How a connection with HTTP/2 begins.
+/// The first bytes of an HTTP/2 connection.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0";
-/// The most that passes in one piece.
+/// The maximum size of a piece that is passed at once.
 const PIECE: usize = 16 * 1024;
 
-/// Passes what comes on a connection, until one side ends it.
+/// Passes the data of a connection, until one side ends it.
 pub(super) fn connection(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
     let ours = shared.note(&client)?;
     let result = with_server(shared, &client);
-    // It is reset when the last that holds it lets go.
+    // The connection is reset when its last descriptor is closed.
     shared.forget(ours);
     if !result.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset) {
         client.shutdown(Shutdown::Both)?;
@@ -48,12 +48,12 @@ fn with_server(shared: &Arc<Shared>, client: &TcpStream) -> io::Result<()> {
     let result =
         if is_http_1 { messages(shared, client, &server) } else { bytes(shared, client, &server) };
     shared.forget(theirs);
-    // It may have ended already, by itself.
+    // The connection may have ended by itself.
     let _ = server.shutdown(Shutdown::Both);
     result
 }
 
-/// Requests and answers of HTTP/1, one after the other.
+/// Passes requests and answers of HTTP/1, one after the other.
 fn messages(shared: &Shared, client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     let (mut from_client, mut from_server) = (BufReader::new(client), BufReader::new(server));
     while let Some(request) = Head::read(&mut from_client)? {
@@ -90,7 +90,7 @@ fn messages(shared: &Shared, client: &TcpStream, server: &TcpStream) -> io::Resu
     Ok(())
 }
 
-/// What is not understood: each way for itself.
+/// Passes the bytes of another protocol, each direction by itself.
 fn bytes(shared: &Arc<Shared>, client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     thread::spawn(move || {
@@ -99,7 +99,7 @@ fn bytes(shared: &Arc<Shared>, client: &TcpStream, server: &TcpStream) -> io::Re
     });
     let mut from_server = server;
     let mut piece = vec![0; PIECE];
-    // What has passed since the fault began.
+    // The number of bytes that passed since the fault began.
     let mut passed = 0;
     loop {
         let length = from_server.read(&mut piece)?;
@@ -123,16 +123,16 @@ fn bytes(shared: &Arc<Shared>, client: &TcpStream, server: &TcpStream) -> io::Re
     }
 }
 
-/// The way to a client, which may break after some bytes.
+/// The stream to a client, which may break after some bytes.
 struct Broken<'a> {
     stream: &'a TcpStream,
-    /// How much may still pass.
+    /// The number of bytes that may still pass.
     left: Option<usize>,
     is_reset: bool,
 }
 
 impl Broken<'_> {
-    /// Breaks it, if as much has passed as may.
+    /// Breaks the connection if no more bytes may pass.
     fn end_in_time(&self) -> io::Result<()> {
         if self.left != Some(0) {
             return Ok(());
@@ -140,8 +140,8 @@ impl Broken<'_> {
         if !self.is_reset {
             return Err(io::Error::other("cut as asked"));
         }
-        // A socket that may not wait for its last bytes is reset when it is closed. Who reads
-        // from it is to let go of it.
+        // With a linger time of zero, closing the socket resets the connection. The shutdown makes
+        // the thread that reads from the socket close its descriptor.
         SockRef::from(self.stream).set_linger(Some(Duration::ZERO))?;
         self.stream.shutdown(Shutdown::Read)?;
         Err(ErrorKind::ConnectionReset.into())
@@ -162,13 +162,13 @@ impl Write for Broken<'_> {
     }
 }
 
-/// The lines before a body.
+/// The first line and the headers of a message.
 struct Head {
     text: String,
 }
 
 impl Head {
-    /// Reads the next; None when the other side has said all.
+    /// Reads the next head. Returns None at the end of the connection.
     fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut text = String::new();
         loop {
@@ -191,14 +191,14 @@ impl Head {
         })
     }
 
-    /// What is asked for.
+    /// The request in the format of `Proxy::requests`.
     fn shown(&self) -> String {
         let mut words = self.text.split(' ');
         let what = [words.next(), words.next(), self.header("x-amz-target")];
         what.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    /// Passes the body that belongs to it.
+    /// Passes the body that follows this head.
     fn pass_body(&self, from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
         let is_chunked = self.header("transfer-encoding").is_some_and(|how| how == "chunked");
         if is_chunked {
@@ -206,7 +206,7 @@ impl Head {
         }
         let length = match self.header("content-length") {
             Some(length) => length.parse().map_err(io::Error::other)?,
-            // An answer may end with its connection.
+            // Without a length, the body of an answer ends with the connection.
             None if self.text.starts_with("HTTP/") => u64::MAX,
             None => 0,
         };
@@ -222,7 +222,7 @@ fn pass_chunks(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
         let length = line.trim().split(';').next().unwrap_or_default();
         let length = u64::from_str_radix(length, 16).map_err(io::Error::other)?;
         io::copy(&mut from.take(length), to)?;
-        // The end of the line, or of the trailers.
+        // The line end after a chunk, or the trailers.
         loop {
             let mut line = String::new();
             from.read_line(&mut line)?;

@@ -1,4 +1,4 @@
-//! What a client sees of each fault.
+//! Tests what a client sees of each fault.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -8,8 +8,8 @@ use super::*;
 
 const BODY: &str = "0123456789";
 
-/// A server that answers each request of a connection with the same body, and whatever is not
-/// HTTP/1 with itself.
+/// A server that answers all requests of a connection with the same body, and echoes everything
+/// that is not HTTP/1.
 fn server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -62,8 +62,8 @@ impl Client {
         Client(TcpStream::connect(proxy.address()).unwrap())
     }
 
-    /// All that is answered, until as much is there as there should be or the connection
-    /// ends; and how it ended.
+    /// The answer, until it is complete or the connection ends; and the error that ended the
+    /// connection, if any.
     fn ask(&mut self, request: &str) -> (String, Option<ErrorKind>) {
         self.0.write_all(request.as_bytes()).unwrap();
         let mut text = Vec::new();
@@ -96,7 +96,7 @@ fn what_is_not_broken_passes() {
     assert!(client.get("/c").0.ends_with(BODY));
     let requests = ["GET /a", "GET /chunked", "PUT /b AmazonSQS.SendMessage", "GET /c"];
     assert_eq!(proxy.requests(), requests);
-    // And what is not HTTP/1, each way.
+    // Data that is not HTTP/1 passes in both directions.
     let mut client = Client::of(&proxy);
     let (text, _) = client.ask("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n0123456789");
     assert_eq!(text, "SM\r\n\r\n0123456789");
@@ -109,7 +109,7 @@ fn nobody_listens_until_it_is_mended() {
     let mut client = Client::of(&proxy);
     assert!(client.get("/a").0.ends_with(BODY));
     proxy.fail(Fault::Refused);
-    // The connections there are end, too.
+    // Existing connections end, too.
     assert_eq!(client.0.read(&mut [0]).unwrap(), 0);
     let refused = TcpStream::connect(proxy.address()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
@@ -129,7 +129,7 @@ fn an_answer_is_broken_at_its_byte() {
     proxy.fail(Fault::Cut(4));
     let (text, end) = Client::of(&proxy).get("/a");
     assert!(text.ends_with("\r\n\r\n0123") && end.is_none(), "{text:?} {end:?}");
-    // At its very end nothing is missing.
+    // If the cut is at the end of the body, nothing is missing.
     proxy.fail(Fault::Cut(BODY.len()));
     let mut client = Client::of(&proxy);
     assert!(client.get("/a").0.ends_with(BODY));

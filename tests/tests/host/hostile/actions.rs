@@ -1,4 +1,5 @@
-//! The attacks by the actions of the guest `misbehave`: an action without one does not compile.
+//! Attacks through the actions of the guest `misbehave`. An action without an attack does not
+//! compile.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -7,12 +8,12 @@ use misbehave::{Action, Call};
 use super::trial::Case;
 use super::{calls, ends, engine, files, handles, memory, names, plans, reach, texts, time};
 
-/// For an action that has a test of its own.
+/// The result for an action that has a test of its own.
 fn alone(_test: fn()) -> Option<Case> {
     None
 }
 
-/// The attack with an action. None for one that harms nobody: it is for other tests.
+/// The attack that uses an action. None for a harmless action, which other tests use.
 fn tested(action: &Action) -> Option<Case> {
     Some(match action {
         Action::All { .. }
@@ -90,7 +91,7 @@ fn tested_call(call: &Call) -> Option<Case> {
 
 type Kind = (Discriminant<Action>, Option<Discriminant<Call>>);
 
-/// The actions that an action is made of.
+/// The kinds of the actions that this action consists of.
 fn kinds(action: &Action) -> Vec<Kind> {
     match action {
         Action::All { steps } => steps.iter().flat_map(kinds).collect(),
@@ -99,7 +100,7 @@ fn kinds(action: &Action) -> Vec<Kind> {
     }
 }
 
-/// All attacks there are.
+/// All attacks.
 fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(calls::Attack::ALL.iter().map(|&attack| calls::case(attack)));

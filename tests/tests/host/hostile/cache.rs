@@ -1,4 +1,4 @@
-//! A cache that somebody else could write to is not used.
+//! A host does not use a cache that another user could write to.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -7,19 +7,20 @@ use std::path::Path;
 use serde_json::Value;
 use task_host_tests::{Finished, Place, eventually, http};
 
-/// A user that nobody else is.
+/// A user id that no user of the machine has.
 const OTHER: u32 = 1_800_000_001;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Only root may give things away.
+/// Only root may change the owner of a file.
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// `host run`, `host cache verify` and `host doctor` refuse this cache in the same words.
+/// Checks that `host run`, `host cache verify` and `host doctor` refuse this cache in the same
+/// words.
 #[track_caller]
 fn is_refused(place: &Place, cache: &str, words: &[&str]) {
     let says = |told: &str| {
@@ -56,7 +57,7 @@ fn a_cache_that_others_may_write_to_is_refused_with_the_cure() {
         );
         set_mode(&part, 0o700);
     }
-    // The cure.
+    // Applies the fix that the message suggests.
     set_mode(&cache, 0o777);
     place.host(&["cache", "verify", "--cache-dir", "./cache"]).code(1);
     Finished::run(std::process::Command::new("chmod").args(["-R", "go-w"]).arg(&cache)).good();
@@ -85,7 +86,7 @@ fn a_cache_of_somebody_else_is_refused_with_the_cure() {
         ],
     );
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 0, "something was made in it");
-    // The cure: a directory in it is made by the host, and its own.
+    // Applies the suggested fix: a subdirectory, which the host creates and therefore owns.
     place.run_until_empty(&["--cache-dir", "./cache/task-host"]).good();
     place.innocent_are_done(3);
     let blobs = cache.join("task-host/blobs");
@@ -97,7 +98,7 @@ fn a_cache_of_somebody_else_is_refused_with_the_cure() {
     let run = place.run(&["-x", "--cache-dir", "./cache/task-host"]).code(1);
     assert!(run.stderr.contains("belongs to uid 1800000001"), "{}", run.stderr);
 
-    // As /tmp is: anybody may make a link there, and this one did.
+    // In a directory like /tmp, every user may create a link, and another user created this one.
     let shared = place.path().join("shared");
     fs::create_dir(&shared).unwrap();
     set_mode(&shared, 0o1777);
@@ -137,7 +138,7 @@ fn a_blob_of_somebody_else_is_not_given_to_a_task() {
     }
     let place = Place::with(&["NO_OP"]);
     let tasks = place.innocent(1);
-    // The inputs of a server go through the cache.
+    // Inputs from a web server go through the cache.
     let inputs = http::serve_files(place.path().join("bucket"));
     let host = place.watch(&["--input-bucket", &inputs]);
     place.submit(&tasks);
@@ -146,7 +147,8 @@ fn a_blob_of_somebody_else_is_not_given_to_a_task() {
     let blobs: Vec<_> = task_host_tests::files(&place.cache().join("blobs")).into_iter().collect();
     assert!(blobs.len() >= 2, "an input and a component");
     for blob in &blobs {
-        // Its bytes are right now; its owner could change them after they were looked at.
+        // The bytes are correct now, but the owner could change them after the host has checked
+        // them.
         chown(place.cache().join("blobs").join(blob), Some(OTHER), None).unwrap();
     }
     place.submit(&tasks);
@@ -155,7 +157,7 @@ fn a_blob_of_somebody_else_is_not_given_to_a_task() {
     let told = host.host().stderr();
     assert!(told.contains("a cache blob is damaged: it belongs to another user"), "{told}");
     host.stop();
-    // The component's is in memory, and its blob is as it was.
+    // The host kept the component in memory, so it did not check the component's blob.
     place.host(&["cache", "verify"]).code(3);
     for blob in &blobs {
         let owner = place.cache().join("blobs").join(blob).metadata().map(|meta| meta.uid());
@@ -181,7 +183,7 @@ fn a_directory_that_somebody_else_puts_into_the_place_of_the_cache_is_an_outage(
             fs::create_dir_all(cache.join(part)).unwrap();
             chown(cache.join(part), Some(OTHER), None).unwrap();
         }
-        // What was open is gone, so that the host looks for what is there now.
+        // Removes the old directory, so that the host must open the new one.
         fs::remove_dir_all(place.path().join("away")).unwrap();
     });
     for id in 2..4 {
@@ -192,7 +194,7 @@ fn a_directory_that_somebody_else_puts_into_the_place_of_the_cache_is_an_outage(
     place.submit(&tasks);
     host.is_out("belongs to uid 1800000001");
     assert_eq!(fs::read_dir(cache.join("blobs")).unwrap().count(), 0);
-    // The operator's own again.
+    // Removes the other user's directory, so that the host creates its own.
     fs::remove_dir_all(&cache).unwrap();
     eventually("the outputs", || {
         (2..4).all(|id| place.object(&format!("data/0_output/{id}.dat")).is_some()).then_some(())
@@ -222,9 +224,10 @@ fn without_a_home_the_cache_is_where_nobody_else_can_be() {
     if !is_root() {
         return;
     }
-    // A user without any home: the name that somebody else took is refused.
+    // A user without a home directory: the host refuses the directory because another user owns it.
     let own = place.path().join(format!("task-host-{OTHER}"));
-    // The program may be where only its owner finds it.
+    // The directory of the program may be accessible only to its owner, so a descriptor passes the
+    // program on.
     let script = format!(
         "exec 3<\"$0\"; exec setpriv --reuid={OTHER} --clear-groups /proc/self/fd/3 cache verify"
     );

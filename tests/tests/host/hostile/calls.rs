@@ -1,4 +1,4 @@
-//! Attacks on single calls of the host: what crosses in one call, and calls that make no sense.
+//! Attacks on single calls of the host: large arguments and results, and calls that make no sense.
 
 use misbehave::{Action, Call};
 use task_host_tests::components;
@@ -8,27 +8,27 @@ use super::trial::Case;
 attacks! {
     /// Asks for more random bytes than there is memory for.
     Random => random_bytes_without_end,
-    /// Asks for a few too many.
+    /// Asks for slightly more random bytes than the limit.
     RandomMany => random_bytes_above_the_limit,
-    /// The same of the cheap kind.
+    /// The same with the interface for insecure random numbers.
     InsecureRandom => insecure_random_bytes_above_the_limit,
     /// Writes too much in one call.
     Write => a_write_above_the_limit,
-    /// Hands over a path of 100 MiB.
+    /// Passes a path of 100 MiB.
     Path => a_path_above_the_limit,
-    /// Lists outputs whose names are too many bytes.
+    /// Lists outputs whose names have too many bytes together.
     Listing => a_list_of_outputs_above_the_limit,
-    /// Lists more outputs than there may be.
+    /// Lists more outputs than the limit.
     ListingMany => a_list_of_too_many_outputs,
-    /// Lists as many outputs as there may be, which is more than other calls may hand over.
+    /// Lists as many outputs as allowed. The list is larger than the limit of other calls.
     ListingAll => a_list_of_as_many_outputs_as_there_may_be,
-    /// Asks for as many random bytes as it may.
+    /// Asks for as many random bytes as allowed.
     RandomBelow => random_bytes_below_the_limit,
-    /// Writes as much in one call as it may.
+    /// Writes as many bytes in one call as allowed.
     WriteBelow => a_write_below_the_limit,
     /// Reads 1 GiB in one call.
     Read => a_read_without_end,
-    /// Writes a terabyte of zeros, of which it hands over none.
+    /// Writes a terabyte of zeros without passing any bytes.
     WriteZeros => zeros_without_end,
     /// Writes nothing, a million times.
     EmptyWrites => writes_of_nothing,
@@ -36,9 +36,9 @@ attacks! {
     Splice => a_splice_without_end,
     /// Skips bytes of a stream in one call.
     Skip => a_skip_without_end,
-    /// Waits for nothing.
+    /// Polls an empty list.
     PollNothing => a_wait_for_nothing,
-    /// Drops what a timer waits for.
+    /// Drops a stream while a timer waits for it.
     DropParent => a_stream_that_is_dropped_while_a_timer_waits_for_it,
 }
 

@@ -1,5 +1,5 @@
-//! Components that are made to be compiled for ever, or in more memory than there is: they cost
-//! their own tasks, and nobody else's.
+//! Components that take very long, or too much memory, to compile. They fail their own tasks, and
+//! do not affect other tasks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, Running, Watched, eventually};
 
-/// An unsigned number as WebAssembly writes it.
+/// Encodes an unsigned number as LEB128.
 fn leb(mut n: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while n > 127 {
@@ -39,7 +39,8 @@ fn component(code: &[u8]) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
 }
 
-/// One that takes the more memory to compile: 10,000 take some 70 MiB, 100,000 more than 6 GiB.
+/// A component that needs more memory to compile for a larger `depth`: some 70 MiB for 10,000, and
+/// more than 6 GiB for 100,000.
 fn nested_ifs(depth: usize) -> Vec<u8> {
     component(
         &[
@@ -51,7 +52,7 @@ fn nested_ifs(depth: usize) -> Vec<u8> {
     )
 }
 
-/// One that takes minutes to compile.
+/// A component that takes minutes to compile.
 fn slow() -> Vec<u8> {
     const DEPTH: usize = 100_000;
     component(
@@ -60,7 +61,7 @@ fn slow() -> Vec<u8> {
     )
 }
 
-/// A place whose component `bomb` this is, and with `NO_OP`.
+/// A place with `NO_OP` and with this component as `bomb`.
 fn place_with(bomb: Vec<u8>) -> Place {
     let place = Place::with(&["NO_OP"]);
     place.put("components/bomb.wasm", bomb);
@@ -71,7 +72,7 @@ fn bomb(id: usize) -> Value {
     json!({"basic_info": {"id": id, "name": "bomb", "base_directory": "bombs"}})
 }
 
-/// The processes that compile for this one.
+/// The processes that compile components for this host.
 fn compilers(host: Pid) -> Vec<Pid> {
     let host = host.as_raw_nonzero().get();
     let processes = fs::read_dir("/proc").expect("processes").flatten();
@@ -79,7 +80,7 @@ fn compilers(host: Pid) -> Vec<Pid> {
     let is_of_host = |pid: &i32| {
         let path = Path::new("/proc").join(pid.to_string());
         let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
-        // After the name in brackets: the state, and the parent.
+        // The fields after the name in parentheses are the state and the parent.
         let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
         let is_alive = fields.next().is_some_and(|state| state != "Z");
         let is_child = fields.next().is_some_and(|parent| parent.parse() == Ok(host));
@@ -89,7 +90,7 @@ fn compilers(host: Pid) -> Vec<Pid> {
     pids.filter(is_of_host).filter_map(Pid::from_raw).collect()
 }
 
-/// Waits for a process that compiles, and has begun: it has set its limits.
+/// Waits for a compiling process that has set its limits.
 fn compiler(host: &Running) -> Pid {
     eventually("a process that compiles", || {
         let pid = *compilers(host.pid()).first()?;
@@ -107,7 +108,7 @@ fn is_gone(pid: Pid) {
     });
 }
 
-/// The most memory that a process ever had, in MiB.
+/// The peak memory of a process in MiB.
 fn peak(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
     let status = status.expect("the state of a process");
@@ -115,7 +116,7 @@ fn peak(pid: Pid) -> u64 {
     peak.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") >> 10
 }
 
-/// How often a compilation of the component came to an end that was no good.
+/// The number of failed compilations of the component.
 fn compilations(log: &str) -> usize {
     log.lines().filter(|line| line.contains("component bomb (")).count()
 }
@@ -126,7 +127,7 @@ fn says(report: &Value, words: &str) {
     assert!(exception.contains(words), "{words:?} is not in {exception:?}");
 }
 
-/// Files beside the compiled code.
+/// The files with this extension beside the compiled code.
 fn kept(place: &Place, extension: &str) -> BTreeSet<String> {
     let files = task_host_tests::files(&place.cache().join("compiled"));
     files.into_iter().filter(|name| name.ends_with(extension)).collect()
@@ -153,7 +154,7 @@ fn a_component_that_takes_too_much_memory_costs_its_tasks_and_no_one_else() {
     }
     let after = peak(host.host().pid());
     assert!(after < before + 300, "{before} MiB, and then {after} MiB");
-    // Four attempts, and one compilation.
+    // Four attempts need only one compilation.
     let log = host.host().stderr();
     assert_eq!(compilations(&log), 1, "{log}");
     assert_eq!(kept(&place, ".failed").len(), 1);
@@ -161,7 +162,7 @@ fn a_component_that_takes_too_much_memory_costs_its_tasks_and_no_one_else() {
     let summary = host.stop();
     assert_eq!((&summary["done"], &summary["failed"]), (&json!(5), &json!(2)), "{summary:#}");
 
-    // Nor does the next host compile it, until it may use more.
+    // The next host does not compile the component either, unless it has a higher limit.
     place.submit(&[bomb(102)]);
     let next = place.run_until_empty(&[limit, ["--max-attempts", "1"]].concat()).code(3);
     assert_eq!(compilations(&next.stderr), 0, "{}", next.stderr);
@@ -184,7 +185,7 @@ fn higher_limits_make_a_component_of_one_that_was_too_large() {
     let said = run(1, "64MiB");
     assert!(said.contains("more than 64.0 MiB of memory"), "{said}");
     assert!(run(2, "64MiB").contains("this machine tried before"));
-    // It has no exports, which is seen once it is compiled.
+    // The component has no exports, which the host notices after compilation.
     let said = run(3, "1GiB");
     assert!(said.contains("component bomb compiled in") && said.contains("no export"), "{said}");
     assert_eq!(kept(&place, ".failed").len(), 0);
@@ -213,7 +214,7 @@ fn a_component_that_takes_too_much_time_is_given_up_and_may_be_let_off() {
     assert!(cleared.stderr.contains("1 component may be compiled again"), "{}", cleared.stderr);
     assert_eq!(compilations(&run(3)), 1);
     let refused = |line: &[&str]| place.host(line).code(1).stderr;
-    // One that is no component at all is told from one that is too large.
+    // The error tells an invalid component from one that is too large.
     place.put("components/bomb.wasm", b"\0asm\x0d\0\x01\0\x01\x05wrong");
     place.submit(&[bomb(4)]);
     place.run_until_empty(&args).code(3);
@@ -230,24 +231,25 @@ fn a_host_that_compiles_stops_when_it_is_told_to_and_leaves_no_process() {
     place.submit(&[bomb(1)]);
     let first = place.start(&["--max-tasks", "1"]);
     let pid = compiler(&first);
-    // No credentials are where a component is compiled.
+    // The environment of the compiling process contains no credentials.
     let environment = fs::read_to_string(format!("/proc/{}/environ", pid.as_raw_nonzero()));
     let environment = environment.expect("the environment of a process");
     let names: Vec<_> = environment.split('\0').filter_map(|one| one.split('=').next()).collect();
     assert_eq!(names, ["RAYON_NUM_THREADS", ""]);
-    // A second host, which gets the second message, waits for what the first compiles.
+    // A second host leases the second message, and waits until the first host has compiled the
+    // component.
     let second = place.start(&[]);
     place.submit(&[bomb(2)]);
     eventually("two messages that are held", || (place.counts() == (2, 2)).then_some(()));
     for host in [second, first] {
         host.signal(Signal::TERM);
-        // Without a task that runs it does not need its grace period.
+        // The host runs no task, so it does not wait for its grace period.
         host.wait().good();
     }
     is_gone(pid);
     assert_eq!(place.counts(), (2, 0));
     assert!(place.errors().is_empty());
-    // It was nobody's fault.
+    // A stopped compilation is not recorded as a failure.
     assert_eq!(kept(&place, ".failed").len() + kept(&place, ".trying").len(), 0);
 }
 
@@ -293,7 +295,7 @@ fn a_compiler_that_is_killed_is_tried_once_more() {
 fn tasks_that_wait_for_a_component_make_room_for_others() {
     let place = place_with(slow());
     place.submit(&(100..108).map(bomb).collect::<Vec<_>>());
-    // There is one place, and the task that compiles must not keep it either.
+    // The host has one slot, and the task whose component is being compiled must not occupy it.
     let host = place.start(&["--parallel", "1", "--prefetch", "0"]);
     let pid = compiler(&host);
     place.submit(&place.innocent(20));
@@ -301,7 +303,7 @@ fn tasks_that_wait_for_a_component_make_room_for_others() {
         let is_done = |id| place.object(&format!("data/0_output/{id}.dat")).is_some();
         ((0..20).all(is_done) && place.counts().0 == 8).then_some(())
     });
-    // All that while it was being compiled, by one process.
+    // A single process was compiling the component all this time.
     assert_eq!(compilers(host.pid()), [pid]);
     assert!(place.errors().is_empty());
     host.signal(Signal::TERM);
@@ -309,7 +311,7 @@ fn tasks_that_wait_for_a_component_make_room_for_others() {
     assert_eq!(place.counts().0, 8);
 }
 
-/// A file system for programs. Unmounted when dropped.
+/// A file system for programs. Dropping this unmounts it.
 struct Programs(PathBuf);
 
 impl Programs {
@@ -323,7 +325,7 @@ impl Programs {
 
 impl Drop for Programs {
     fn drop(&mut self) {
-        // A lazy one: a host that is being killed may still be there.
+        // Unmounts lazily, because a killed host may still be using the file system.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -331,7 +333,8 @@ impl Drop for Programs {
 #[test]
 fn a_host_that_can_not_start_processes_waits_until_it_can() {
     let place = Place::new();
-    // As it is pushed, it is not compiled for the hosts.
+    // Copies the file instead of pushing the component, so that no compiled code exists for the
+    // hosts.
     let no_op = fs::read(task_host_tests::guest("NO_OP")).expect("a guest");
     place.put("components/NO_OP.wasm", no_op);
     let programs = Programs(place.path().join("programs"));

@@ -1,21 +1,21 @@
-//! Attacks by the end of a task: guests that end in a way that no guest should.
+//! Attacks by the end of a task: guests that end in unusual ways.
 
 use misbehave::{Action, How, Phase};
 
 use super::trial::Case;
 
 attacks! {
-    /// Ends its instance without a message.
+    /// Ends its instance with an abort, without a message.
     Abort => an_abort,
-    /// Ends its instance as a program ends.
+    /// Ends its instance with an exit, as a program does.
     Exit => an_exit,
     /// Asks for a retry each time.
     Retry => retries_without_end,
-    /// Says that it is done, and without success.
+    /// Returns without an error, but reports no success.
     Unsuccessful => an_outcome_without_success,
-    /// Fails when its outputs are there.
+    /// Panics in the call of `finalize`, after it has written its outputs.
     Finalize => a_panic_in_the_last_call,
-    /// Lists an output that is not there.
+    /// Lists an output that does not exist.
     Missing => an_output_that_is_not_there,
 }
 

@@ -1,18 +1,18 @@
-//! Components that use what the engine is not built for, or what no host gives.
+//! Components that use features that the engine is built without, or imports that no host provides.
 //!
-//! What a component must not use is refused before it runs: code that the engine leaves out of its
-//! build aborts the process when compiled code calls it.
+//! The host must refuse such features before the component runs: compiled code that uses a feature
+//! left out of the engine aborts the process.
 
 use task_host_tests::components;
 
 use super::trial::Case;
 
 attacks! {
-    /// Calls a function by a type that may have subtypes.
+    /// Calls a function through a type that may have subtypes.
     Subtypes => function_types_with_subtypes,
-    /// Makes objects for a garbage collector.
+    /// Creates objects for a garbage collector.
     Structs => objects_for_a_garbage_collector,
-    /// Holds references to things of the host.
+    /// Holds references to objects of the host.
     Externals => references_to_things_of_the_host,
     /// Calls through a reference that is not in a table.
     References => calls_through_references,
@@ -22,9 +22,9 @@ attacks! {
     SharedMemory => a_shared_memory,
     /// Waits for another thread.
     Atomics => waits_for_other_threads,
-    /// Has a memory of 64 bits.
+    /// Has a 64-bit memory.
     Memory64 => a_memory_of_64_bits,
-    /// Makes futures, of the next version of WASI.
+    /// Creates futures, which belong to the next version of WASI.
     Futures => futures_between_components,
     /// Imports HTTP.
     Http => an_import_that_no_host_has,
@@ -74,7 +74,7 @@ pub(super) fn case(attack: Attack) -> Case {
     }
 }
 
-/// A component with that core module beside its own.
+/// A component that contains this core module in addition to its own.
 fn with_module(fields: &str) -> Vec<u8> {
     components::composed(&format!("(core module $x {fields})"))
 }

@@ -1,4 +1,4 @@
-//! Attacks on the files of a task: too many bytes, files and levels, links, odd names and paths.
+//! Attacks on the files of a task: too many bytes, files or levels, links, odd names and paths.
 
 use misbehave::{Action, Call, Writing};
 use serde_json::json;
@@ -8,41 +8,41 @@ use super::calls::raw;
 use super::trial::{Case, Trial};
 
 attacks! {
-    /// Writes more than it may.
+    /// Writes more bytes than the limit.
     Bytes => bytes_of_output,
-    /// Makes a file larger than it may be, without a write.
+    /// Makes a file longer than the limit by setting its length.
     Length => bytes_of_output_by_a_length,
-    /// Writes behind a hole that is larger than it may be.
+    /// Leaves a hole longer than the limit, and writes after it.
     Hole => bytes_of_output_by_a_hole,
-    /// Writes many small files, and goes on when it is refused.
+    /// Writes many small files, and continues after errors.
     Pieces => bytes_of_output_of_many_files_by_a_guest_that_ignores_errors,
-    /// Copies an input that is too large, and says that all went well.
+    /// Copies an input that is too large, and reports success.
     Ignored => bytes_of_output_by_a_guest_that_says_all_went_well,
-    /// Makes more files than it may.
+    /// Creates more files than the limit.
     Files => files,
-    /// Makes more directories than it may.
+    /// Creates more directories than the limit.
     Directories => directories_count_as_files,
-    /// Makes directories in each other without end.
+    /// Nests directories without end.
     Depth => directories_in_each_other,
-    /// The same, and fills the last one.
+    /// Nests directories, and fills the innermost with files.
     Tree => a_deep_tree,
-    /// Makes a symbolic link to a file outside.
+    /// Creates a symbolic link to a file outside of its directories.
     LinkOut => a_symbolic_link_to_outside,
-    /// Makes a symbolic link to one of its own files.
+    /// Creates a symbolic link to one of its own files.
     LinkInside => a_symbolic_link_to_an_output,
-    /// Makes a second name for one of its own files.
+    /// Creates a hard link to one of its own files.
     HardLink => a_hard_link,
-    /// Names outputs so that terminals, shells and other systems trip over them.
+    /// Gives outputs names that confuse terminals, shells and other systems.
     OddNames => outputs_of_odd_names,
-    /// Names two outputs that differ only in case.
+    /// Creates two outputs whose names differ only in case.
     Twins => outputs_that_differ_only_in_case,
-    /// Sets the times of its outputs in every way.
+    /// Sets the times of its outputs in all ways.
     Times => times_of_outputs,
-    /// Gives paths that are too long to all calls.
+    /// Passes paths that are too long to all calls.
     LongPaths => paths_that_are_too_long,
-    /// Opens files with all flags.
+    /// Opens files with all combinations of flags.
     Flags => files_are_opened_as_the_standard_has_it,
-    /// Reads, writes and resizes at the end of all numbers.
+    /// Reads, writes and resizes at offsets near the maximum.
     FarOffsets => offsets_at_the_end_of_all_numbers,
 }
 
@@ -115,7 +115,7 @@ pub(super) fn case(attack: Attack) -> Case {
 
 const DEPTH: &str = "the guest ran into the limit of 64 directories in each other";
 
-/// What opening says with which flags.
+/// The expected result of opening a file or directory with each combination of flags.
 const FLAGS: &[(&str, &str)] = &[
     ("dir none", "ok"),
     ("dir create", "is-directory"),
@@ -149,7 +149,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("set-size of a directory", "bad-descriptor"),
 ];
 
-/// 1.5 MB in so many files.
+/// Writes 1.5 MB in `files` files.
 fn write(files: u64, how: Writing) -> Action {
     Action::Write { bytes: 1_500_000, files, how, ignore_errors: files > 1 }
 }
@@ -165,7 +165,8 @@ fn long_paths(bytes: usize, piece: &str) -> Action {
     raw(Call::LongPaths { bytes, piece: piece.to_owned() })
 }
 
-/// No name that was made has a character that is not shown, and each that was made is in the bucket.
+/// Checks that no created name has an invisible character, and that each created output is in the
+/// bucket.
 fn only_plain_names(trial: &mut Trial, report: &serde_json::Value) {
     let names = |what: &str| report[what].clone();
     let written: Vec<String> = serde_json::from_value(names("written")).unwrap();
@@ -179,7 +180,8 @@ fn only_plain_names(trial: &mut Trial, report: &serde_json::Value) {
     for name in ["line\nbreak", "bell\u{7}", "\u{202e}gpj.exe", "zero\u{200b}width"] {
         assert!(refused[name].is_string(), "{name:?}: {report:#}");
     }
-    // Names with a dot in front would pass for what a host leaves behind.
+    // Removes names with a leading dot, which a later check would take for files that a host left
+    // behind.
     for name in written.iter().filter(|name| name.starts_with('.')) {
         std::fs::remove_file(trial.place.path().join("bucket/tests").join(name)).unwrap();
     }

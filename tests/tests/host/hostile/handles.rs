@@ -1,4 +1,4 @@
-//! Attacks on what the host holds for a guest: handles, open files, listings of directories.
+//! Attacks on resources that the host holds for a guest: handles, open files, directory listings.
 
 use misbehave::{Action, Call};
 use serde_json::{Value, json};
@@ -13,17 +13,17 @@ attacks! {
     Streams => handles_on_streams,
     /// Holds a million timers, and waits for all of them.
     Timers => handles_on_timers,
-    /// Holds handles on things that it makes itself.
+    /// Holds handles of a resource type of its own.
     Own => handles_of_its_own,
-    /// Holds half of what it may.
+    /// Holds half as many handles as the limit.
     Below => handles_below_the_limit,
-    /// Opens a file more often than it may.
+    /// Opens a file more often than the limit, and continues after errors.
     OpenFiles => open_files_by_a_guest_that_takes_no_for_an_answer,
-    /// The same, and gives up.
+    /// Opens a file more often than the limit, and rejects its task.
     OpenFilesOrReject => open_files_by_a_guest_that_gives_up,
-    /// Opens more files than it may, and closes each.
+    /// Opens more files than the limit one after the other, and closes each.
     OpenFilesInTurn => open_files_one_after_the_other,
-    /// Reads a large directory by many streams.
+    /// Reads a large directory through many streams.
     DirectoryStreams => directory_streams,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn a_neighbour_of_a_guest_that_opens_all_it_can_finds_files_to_open()
     let host = Watched::new(Running::start(command, &place.path().join("logs")));
     let process = format!("/proc/{}/fd", host.host().pid().as_raw_nonzero());
     let open = || std::fs::read_dir(&process).expect("a process").count();
-    // With what it opens for its first task.
+    // The first task opens files that stay open.
     place.submit(&[task_host_tests::no_op(20, &[])]);
     eventually("an empty queue", || (place.counts().0 == 0).then_some(()));
     let before = open();
@@ -87,17 +87,17 @@ pub(super) fn a_neighbour_of_a_guest_that_opens_all_it_can_finds_files_to_open()
         let output = format!("data/0_output/{id}.dat");
         eventually("an innocent task", || place.object(&output));
     }
-    // An output is there before its message is gone.
+    // The output exists before the message is deleted.
     eventually("a queue with the guest alone", || (place.counts().0 == 1).then_some(()));
     assert_eq!(place.errors(), [Value::Null; 0]);
-    // However often a file is open, it is one file of the process.
+    // A file that a guest opens many times takes one descriptor of the process.
     assert!(open() <= before + 16, "{} more", open() - before);
     let said = host.host().stderr();
     assert!(!said.contains("Too many open files") && !said.contains("os error 24"), "{said}");
     assert_eq!(host.lines("ERROR"), [""; 0]);
 }
 
-/// Opens all it can, and never ends.
+/// Opens as many files as it can, and never ends.
 fn hog() -> Value {
     let action: Action = raw(Call::OpenFilesAndWait { count: 100_000 });
     json!(action)

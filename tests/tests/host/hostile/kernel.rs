@@ -1,5 +1,5 @@
-//! The kernel's rules for the threads of tasks: in force where the kernel has them, said, and
-//! nothing that a task needs is lost by them.
+//! The kernel's rules for the threads of tasks. They apply if the kernel supports them, the host
+//! reports them, and tasks lose nothing that they need.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,12 +22,12 @@ fn threads(host: &Watched) -> Vec<(String, BTreeMap<String, String>)> {
     fs::read_dir(dir).expect("threads").flatten().filter_map(thread).collect()
 }
 
-/// Whether a thread runs tasks, or their plans.
+/// Whether a thread runs tasks or plans.
 fn is_of_tasks(thread: &str) -> bool {
     thread.starts_with("guest-") || thread.starts_with("plan-")
 }
 
-/// What the first log line says of the kernel.
+/// The part of the first log line that describes the kernel's rules.
 fn said(host: &Watched) -> String {
     eventually("a log line about the kernel", || {
         let lines = host.host().stderr();
@@ -44,12 +44,12 @@ fn the_threads_of_tasks_are_filtered_wherever_the_kernel_can_and_no_others() {
     let threads = threads(&host);
     let (guests, others): (Vec<_>, Vec<_>) =
         threads.into_iter().partition(|(name, _)| is_of_tasks(name));
-    // One for each slot, and one for plans.
+    // One thread per slot, and one for plans.
     assert_eq!(guests.len(), 3 + 1);
     let field = |of: &BTreeMap<String, String>, name: &str| of.get(name).cloned();
     for (name, status) in &guests {
         let filters = field(status, "Seccomp_filters").unwrap_or_default();
-        // Two for the process, and one more.
+        // The process has two filters, and these threads have one more.
         assert_eq!(filters, if has_filters { "3" } else { "" }, "{name}");
         if has_filters {
             assert_eq!(field(status, "Seccomp").as_deref(), Some("2"), "{name}");

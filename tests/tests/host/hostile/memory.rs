@@ -1,4 +1,4 @@
-//! Attacks on memory: a guest's own, its tables, its stack, and the parts it is made of.
+//! Attacks on memory: a guest's memories, tables, stack, and the modules of its component.
 
 use misbehave::Action;
 use task_host_tests::components;
@@ -6,25 +6,25 @@ use task_host_tests::components;
 use super::trial::Case;
 
 attacks! {
-    /// Takes all there is, and ends as Rust does.
+    /// Allocates memory until an allocation fails, and then aborts as Rust programs do.
     Allocate => memory_until_the_guest_aborts,
-    /// Takes all there is, and stops when it gets no more.
+    /// Grows its memory until the host refuses, and stops there.
     AllocateGently => memory_by_a_guest_that_takes_no_for_an_answer,
-    /// Needs more from the start.
+    /// Needs more memory than the limit from the start.
     AtStart => memory_from_the_start,
-    /// Has several memories, each of which is small enough.
+    /// Has several memories, each below the limit, but not their sum.
     Memories => memory_of_all_memories_together,
-    /// Has more memories than there may be.
+    /// Has more memories than the limit.
     ManyMemories => too_many_memories,
-    /// Has more core modules than there may be.
+    /// Has more core modules than the limit.
     ManyModules => too_many_core_modules,
     /// Has two tables in one module.
     Tables => two_tables_in_a_module,
-    /// Has two tables that are too large together.
+    /// Has two tables that exceed the limit together.
     Elements => table_elements_of_all_tables_together,
-    /// Has a table that is too large.
+    /// Has a table that exceeds the limit.
     LargeTable => table_elements_of_one_table,
-    /// Makes a table larger than it may be.
+    /// Grows a table beyond the limit.
     GrowTable => table_elements_by_a_guest_that_takes_no_for_an_answer,
     /// Recurses without end.
     Stack => a_stack_without_end,
@@ -81,7 +81,7 @@ pub(super) fn case(attack: Attack) -> Case {
     }
 }
 
-/// Modules with a memory of so many pages each.
+/// `count` modules, each with a memory of `pages` pages.
 fn memories(count: usize, pages: usize) -> String {
     let memory =
         |n| format!("(core module $m{n} (memory {pages})) (core instance (instantiate $m{n}))");

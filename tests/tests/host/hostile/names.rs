@@ -1,23 +1,23 @@
-//! Names and texts that a terminal would obey, or a reader misread: refused where they are new,
-//! escaped where they are shown.
+//! Names and texts that a terminal would interpret or that mislead a reader. New names like these
+//! are refused, and existing ones are shown escaped.
 
 use std::fs;
 
 use serde_json::{Value, json};
 use task_host_tests::{Finished, Place, guest, misbehaviour, python};
 
-/// What a terminal obeys (a title, an empty screen, as escapes and as C1 controls), what turns
-/// text around, what is not shown, and a line that is somebody else's.
+/// Terminal control sequences (a title and clearing the screen, as escapes and as C1 controls),
+/// characters that reverse text, invisible characters, and a forged line.
 pub(super) const ODD: &str =
     "\u{1b}]0;title\u{7}\u{1b}[2J\r\u{9b}2J\u{7f}\u{8}\u{202e}\u{200b}\u{2028}\nFORGED line";
-/// How it is shown.
+/// The escaped form of `ODD`.
 const SHOWN: &str = r"\u{1b}]0;title\u{7}\u{1b}[2J\r\u{9b}2J\u{7f}\u{8}\u{202e}\u{200b}\u{2028}";
 
 fn is_odd(c: char) -> bool {
     c != '\n' && (c.is_control() || ODD.contains(c) && !c.is_ascii())
 }
 
-/// Insists that a terminal obeys nothing of this, and that no line of it is forged.
+/// Checks that the text has no character that a terminal interprets, and no forged line.
 #[track_caller]
 fn is_plain(text: &str) {
     let odd: Vec<char> = text.chars().filter(|c| is_odd(*c)).collect();
@@ -25,7 +25,7 @@ fn is_plain(text: &str) {
     assert!(!text.lines().any(|line| line.starts_with("FORGED")), "{text}");
 }
 
-/// The same of what a command said; and it said this.
+/// Checks the output of a command in the same way, and that it contains `words`.
 #[track_caller]
 fn says(finished: Finished, words: &[&str]) -> Finished {
     is_plain(&finished.stdout);
@@ -53,20 +53,20 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
     [&[id][..], &size, content].concat()
 }
 
-/// WebAssembly that says of itself that it was made by a tool of an odd name.
+/// WebAssembly whose `producers` section names a tool with an odd name.
 fn made_by_odd(wasm: &[u8]) -> Vec<u8> {
     let (name, field) = (strings(&["producers"]), strings(&["processed-by"]));
     let content = [&name[..], &[1], &field, &[1], &strings(&[ODD, "1"])].concat();
     [wasm, &section(0, &content)].concat()
 }
 
-/// A core module that exports a memory of an odd name.
+/// A core module that exports a memory with an odd name.
 fn odd_module() -> Vec<u8> {
     let export = [&[1][..], &strings(&[ODD]), &[2, 0]].concat();
     [&b"\0asm\x01\0\0\0"[..], &section(5, &[1, 0, 1]), &section(7, &export)].concat()
 }
 
-/// A message in a queue's directory.
+/// Writes a message to the directory of a queue.
 fn message(place: &Place, queue: &str, number: u32, body: &str) {
     let id = format!("00000000-0000-4000-8000-{number:012}");
     let dir = place.path().join(queue);
@@ -123,7 +123,7 @@ fn names_of_components_are_plain_and_tell_themselves_apart() {
     says(push("NO_OP").good(), &["replaced NO_OP"]);
     assert_eq!(place.keys().len(), 2);
 
-    // One that is there already, by another program.
+    // Another program has put this component into the bucket.
     place.put("components/old\u{202e}\u{200b}.wasm", "x");
     says(place.host(&["component", "ls"]).good(), &[r"old\u{202e}\u{200b}", "ΔF/F"]);
     let json = says(place.host(&["component", "ls", "--json"]).good(), &[]);
@@ -137,7 +137,7 @@ fn messages_and_reports_are_escaped_where_they_are_listed() {
     message(&place, "queue-errors", 1, &report(ODD));
     message(&place, "queue-errors", 2, ODD);
     message(&place, "queue-errors", 3, &json!({"a": ODD}).to_string().replace(r"\u200b", ODD));
-    // The raw characters stand in this one, which is JSON.
+    // This message is JSON with unescaped odd characters.
     let raw = "{\"basic_info\":\n {\"name\": \"A\u{202e}\u{9b}\", \"base_directory\": \"d\"}}";
     message(&place, "queue-errors", 4, raw);
     let ls = |args: &[&str]| {
@@ -250,7 +250,7 @@ fn outputs_of_odd_names_can_not_be_made_and_inputs_of_odd_names_are_read() {
     let names = [&odd[..], &fine].concat();
     let mut tries = misbehaviour(2, &[], json!({"do": "odd-names", "names": names}));
     tries["basic_info"]["base_directory"] = json!("fine");
-    // One that does not go on is told why in its log.
+    // A guest that stops after the error has the reason in its log.
     let first = json!({"do": "output", "key": odd[0], "text": ""});
     let gives_up = misbehaviour(3, &[], first);
     let twins = json!({"do": "odd-names", "names": ["Result.txt", "result.txt"]});
@@ -281,7 +281,7 @@ fn outputs_of_odd_names_can_not_be_made_and_inputs_of_odd_names_are_read() {
     assert!(!keys.iter().any(|key| key.starts_with("tests/")), "{keys:#?}");
 }
 
-/// On a terminal, as `host try` is used most.
+/// Checks the output of `host try` on a terminal, where it is used most.
 #[test]
 fn a_guest_prints_text_and_colours_to_a_terminal() {
     const ON_A_TERMINAL: &str = "\
@@ -297,14 +297,14 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
     let python = python("python");
     let program = [python.to_str().unwrap(), "terminal.py"];
     let said = Finished::run(&mut place.command_by(&program, &args)).good().stdout;
-    // The terminal ends lines so.
+    // The terminal changes the ends of lines.
     let said = said.replace("\r\n", "\n");
     let colours = "\u{1b}[31mred\u{1b}[0m ";
     assert!(said.contains(&format!("{colours}{SHOWN}\nFORGED line\n")), "{said:?}");
     let rest = said.replace(colours, "").replace("\u{1b}[0m", "");
     assert!(!rest.chars().any(is_odd), "{rest:?}");
 
-    // A file gets it as it is.
+    // A file gets the text unchanged.
     let said = place.host(&args).good().stderr;
     assert!(said.contains(&text), "{said:?}");
 }

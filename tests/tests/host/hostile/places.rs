@@ -1,4 +1,4 @@
-//! Directories that lie in each other: a task that could write to the cache or the queue.
+//! Directories inside each other, which would let a task write to the cache or the queue.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 use task_host_tests::{Place, no_op};
 
-/// Refused by `host run` and `host config`, and found by `host doctor`, in these words.
+/// Checks that `host run` and `host config` refuse the settings in these words, and that `host
+/// doctor` reports them.
 #[track_caller]
 fn is_refused(place: &Place, settings: &[&str], problem: &str, cure: &str) {
     for command in ["run", "config"] {
@@ -72,7 +73,8 @@ fn links_and_mounts_lead_to_the_same_refusal() {
          could write compiled code",
         "change --cache-dir or --bucket",
     );
-    // The inner directory, mounted elsewhere: no name of the queue is one of the bucket.
+    // Mounts the inner directory elsewhere, so that the paths of queue and bucket have nothing in
+    // common.
     fs::create_dir(path("mounted")).unwrap();
     let Some(_mount) = Mount::bind(&path("bucket/inner"), &path("mounted")) else { return };
     is_refused(
@@ -83,11 +85,11 @@ fn links_and_mounts_lead_to_the_same_refusal() {
     );
 }
 
-/// A mount that is gone when it is dropped.
+/// A bind mount. Dropping this unmounts it.
 struct Mount(std::path::PathBuf);
 
 impl Mount {
-    /// None for a user who may not mount.
+    /// Returns None if the user may not mount.
     fn bind(from: &Path, to: &Path) -> Option<Self> {
         let mut mount = std::process::Command::new("mount");
         let done = mount.arg("--bind").arg(from).arg(to).output().ok()?;
@@ -103,7 +105,7 @@ impl Drop for Mount {
 
 #[test]
 fn directories_beside_each_other_work_also_in_those_of_others() {
-    // A queue's and a cache's directory may hold more than the host has made there.
+    // The directories of a queue and of a cache may contain files that the host did not create.
     let place = Place::with(&["NO_OP"]);
     fs::create_dir(place.path().join("all")).unwrap();
     fs::rename(place.path().join("bucket"), place.path().join("all/bucket")).unwrap();

@@ -1,4 +1,4 @@
-//! Attacks by a plan: guests that ask for what they may not have, or never end.
+//! Attacks by a plan: guests that ask for forbidden inputs, or never end.
 
 use serde_json::{Value, json};
 
@@ -15,17 +15,17 @@ attacks! {
     Many => a_plan_with_a_million_keys,
     /// Asks for keys of 100 KB.
     Long => a_plan_with_long_keys,
-    /// Asks for more text than a call may hand over.
+    /// Asks for more bytes of keys than a call may return.
     Longer => a_plan_with_more_text_than_a_call_may_have,
     /// Asks for a key above its base directory.
     Above => a_plan_with_a_key_above_the_base_directory,
     /// Asks for another task's data.
     Other => a_plan_with_a_key_of_another_base_directory,
-    /// Asks for a component, where all of the bucket is readable.
+    /// Asks for a component when the whole bucket is readable.
     Component => a_plan_with_the_key_of_a_component,
-    /// Asks for everything.
+    /// Asks for all keys of the bucket.
     Everything => a_plan_with_the_prefix_of_the_bucket,
-    /// Asks to be called again without end.
+    /// Asks to be called again each time.
     Again => a_plan_without_end,
     /// Writes an output.
     Write => a_plan_that_writes,

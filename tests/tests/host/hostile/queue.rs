@@ -1,5 +1,5 @@
-//! A queue directory that others write to, and messages that are made to do harm: the host goes on,
-//! says what is wrong, loses nothing, and ends when it is told to.
+//! A queue directory that other programs write to, and malicious messages. The host continues,
+//! reports the problem, loses nothing, and stops when it is told to.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,10 +12,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Running, eventually, python};
 
-/// What a host may have in memory, more than before, for what a message makes it hold.
+/// How many bytes of memory a message may cost a host.
 const MORE: u64 = 300 << 20;
 
-/// Puts a message into the queue, as it is, under that id.
+/// Puts a message with this body into the queue, under this id.
 fn put(place: &Place, id: &str, body: impl AsRef<[u8]>) {
     let queue = place.path().join("queue");
     fs::write(queue.join(format!("movement/{id}")), format!("0--{id}.json\n")).expect("a file");
@@ -30,7 +30,7 @@ fn fifo(path: &Path) {
     mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
 }
 
-/// The most memory that a host has had so far, in bytes.
+/// The peak memory of a host so far, in bytes.
 fn most_memory(host: &Running) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a figure");
@@ -38,7 +38,7 @@ fn most_memory(host: &Running) -> u64 {
     kilobytes.parse::<u64>().expect("a number") << 10
 }
 
-/// A host that has done a task, and the most memory that it has had until then.
+/// A host that has finished one task, and its peak memory until then.
 fn working_host(place: &Place, args: &[&str]) -> (Running, u64) {
     place.submit(&place.innocent(1));
     let host = place.start(&[&["--max-attempts", "1"], args].concat());
@@ -67,7 +67,7 @@ fn pipes_links_and_directories_in_a_queue_hold_up_neither_tasks_nor_the_end() {
     ];
     let ids = task_host_tests::files(&queue.join("movement"));
     for (id, put) in ids.iter().zip(put) {
-        // A message without a movement file is left alone until it is old.
+        // A host ignores a message without a movement file until the message is old.
         let message = File::options().write(true).open(queue.join(format!("queue/0--{id}.json")));
         let then = SystemTime::now() - Duration::from_secs(3600);
         message.and_then(|file| file.set_modified(then)).expect("an older message");
@@ -132,7 +132,7 @@ fn files_of_8_gib_are_not_read_and_the_message_is_reported_and_kept() {
     assert!(memory < before + MORE, "{memory} after {before}");
     host.signal(Signal::TERM);
     host.wait().good();
-    // What has no text can't be put back, and is left.
+    // A message without text cannot be redriven, and stays.
     let redriven = place.host(&["queue", "redrive", "./queue"]).code(3);
     assert!(redriven.stderr.contains("not a task"), "{}", redriven.stderr);
     assert_eq!(place.errors().len(), 1);
@@ -181,8 +181,8 @@ fn messages_made_to_exhaust_a_host_are_reported_in_a_few_words() {
     host.wait().good();
 }
 
-/// Reads each line of standard input, or each file that is named, as Python's and JavaScript's
-/// standard parsers do.
+/// A program that reads each line of standard input, or each file in its arguments, with the
+/// standard parser of Python or JavaScript.
 const PYTHON: &str = "
 import json, sys
 texts = [open(f).read() for f in sys.argv[1:]] or [line for line in sys.stdin if line.strip()]
@@ -198,7 +198,7 @@ texts.forEach(text => JSON.stringify(JSON.parse(text)));
 console.log(texts.length);
 ";
 
-/// Whether all of these texts can be read by other programs.
+/// Checks that other programs can read all of these texts.
 #[track_caller]
 fn others_read(files: &[String], lines: Option<&Path>) {
     let count = match lines {
@@ -220,7 +220,7 @@ fn others_read(files: &[String], lines: Option<&Path>) {
     let mut reader = Command::new(python("python"));
     reader.args(["-c", PYTHON]);
     run(reader);
-    // Not every machine has the other one.
+    // Not every machine has Node.js.
     if Command::new("node").arg("--version").output().is_ok() {
         let mut reader = Command::new("node");
         reader.args(["-e", NODE, "--"]);
@@ -289,7 +289,7 @@ fn whatever_a_message_holds_other_programs_read_its_report_and_it_goes_back_as_i
         .into_iter()
         .map(|name| {
             let message = fs::read_to_string(queue.join(name)).expect("a message");
-            // The queue's own id is all that it adds.
+            // The queue adds only its own id.
             let (task, _) = message.rsplit_once(r#","id":""#).expect("an id at the end");
             format!("{task}}}")
         })

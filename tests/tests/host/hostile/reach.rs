@@ -1,4 +1,4 @@
-//! Attacks on what a guest can see and change: its inputs, its outputs, and nothing else.
+//! Attacks on the limits of what a guest can see and change: only its inputs and its outputs.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -12,19 +12,19 @@ use super::calls::raw;
 use super::trial::{Case, Trial};
 
 attacks! {
-    /// Tries in every way to change its inputs.
+    /// Tries to change its inputs in every way.
     Inputs => inputs_can_not_be_changed_by_any_way_in,
     /// Tries to get out of its two directories.
     Escape => there_is_no_way_out_of_the_two_directories,
-    /// Looks for variables and arguments.
+    /// Looks for environment variables and arguments.
     Environment => the_environment_is_empty,
-    /// Tries TCP, UDP and names.
+    /// Tries TCP, UDP and name lookups.
     Network => there_is_no_network,
-    /// Makes sockets by the host's own calls.
+    /// Creates sockets with direct calls of the host's interfaces.
     Sockets => no_socket_is_ever_made,
     /// Reads standard input.
     Stdin => standard_input_is_empty,
-    /// Looks at times, numbers and links of files.
+    /// Looks at the times, inode numbers and link counts of files.
     Stat => an_input_tells_nothing_of_other_tasks,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn case(attack: Attack) -> Case {
         Attack::Inputs => Case::done(Action::WriteInput)
             .input("0_input/a.txt", "an input\n")
             .input("0_input/deep/b.txt", "another\n")
-            // The guest reads the file itself, which is open.
+            // A large input in a file that the guest reads directly.
             .input("0_input/large.dat", vec![7; 1 << 20])
             .reports("changed", json!([]))
             .also(|trial, report| {
@@ -41,7 +41,7 @@ pub(super) fn case(attack: Attack) -> Case {
                 inputs_are_as_they_were(trial);
             }),
         Attack::Escape => Case::done(Action::Escape).also(|trial, report| {
-            // The current directory is one of the two.
+            // The current directory is one of the two directories.
             let is_out = |what: &&str| !matches!(*what, "list ." | "list /");
             let out: Vec<&str> = worked(report).into_iter().filter(is_out).collect();
             assert_eq!(out, NONE);
@@ -59,7 +59,7 @@ pub(super) fn case(attack: Attack) -> Case {
             })
         }
         Attack::Network => {
-            // A server that is there, so that a connection would work.
+            // A real server listens at this address, so that a connection could succeed.
             let server = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = server.local_addr().unwrap().to_string();
             server.set_nonblocking(true).unwrap();
@@ -86,7 +86,7 @@ pub(super) fn case(attack: Attack) -> Case {
 
 const NONE: [&str; 0] = [];
 
-/// What worked, of all that was tried.
+/// The actions that succeeded, of all that were tried.
 fn worked(report: &Value) -> Vec<&str> {
     let tried = report["tried"].as_array().expect("what was tried");
     assert!(tried.len() > 3, "hardly anything was tried: {report:#}");
@@ -98,7 +98,8 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files(dir).into_iter().filter_map(read).collect()
 }
 
-/// In the bucket, in the cache, and for the next task that reads them.
+/// Checks that the inputs are unchanged in the bucket, in the cache, and for the next task that
+/// reads them.
 fn inputs_are_as_they_were(trial: &mut Trial) {
     let inputs = [
         ("0_input/a.txt", b"an input\n".to_vec()),
@@ -114,7 +115,7 @@ fn inputs_are_as_they_were(trial: &mut Trial) {
     }
 }
 
-/// The same two inputs, of the same bytes, in two tasks.
+/// Two tasks read the same two inputs with equal bytes.
 fn tells_nothing_of_other_tasks(first: &Value, second: &Value) {
     for report in [first, second] {
         for input in ["0_input/a.txt", "0_input/b.txt"] {
@@ -126,7 +127,7 @@ fn tells_nothing_of_other_tasks(first: &Value, second: &Value) {
     }
     let made = |report: &Value| report["0_input/a.txt"]["times"][0].as_u64().unwrap();
     assert!(made(first) <= made(second));
-    // The same file all the while, under a number that differs.
+    // The file is the same, but its number differs between tasks.
     let number = |report: &Value| report["0_input/a.txt"]["number"].clone();
     assert_ne!(number(first), number(second));
 }
@@ -147,7 +148,7 @@ pub(super) fn nothing_of_one_task_is_there_for_the_next() {
     let place = Place::with(&["misbehave"]);
     place.put("tests/0_input/a.txt", "a");
     place.put("tests/0_input/b.txt", "b");
-    // One slot, so that every task gets what the one before had; some of them end badly.
+    // All tasks use one slot in turn. Some of them fail.
     let tasks: Vec<Value> = (0..8)
         .map(|id| {
             let input = ["0_input/a.txt", "0_input/b.txt"][id % 2];
@@ -156,7 +157,7 @@ pub(super) fn nothing_of_one_task_is_there_for_the_next() {
                 let steps = json!([{"do": "leave"}, {"do": "odd-names"}, {"do": "panic"}]);
                 task["payload_info"] = json!({"do": "all", "steps": steps});
             } else {
-                // Each its own report: the base directory is part of an output's key.
+                // Different base directories give the tasks different report files.
                 task["basic_info"]["base_directory"] = json!(format!("tests-{id}"));
                 place.put(&format!("tests-{id}/{input}"), input);
             }

@@ -1,4 +1,4 @@
-//! Attacks by texts: names and words that are long, or that a terminal would obey.
+//! Attacks by texts: long names and messages, or text that a terminal would interpret.
 
 use misbehave::{Action, How, Stream};
 use serde_json::Value;
@@ -8,23 +8,23 @@ use super::names::ODD;
 use super::trial::{Case, Trial};
 
 attacks! {
-    /// A function name that stands for gigabytes, when it is decoded as C++.
+    /// A function name that expands to gigabytes when it is decoded as C++.
     EndlessName => an_endless_name_of_a_function,
     /// A function name of 100 KB.
     LongName => a_long_name_of_a_function,
-    /// A function name that a terminal obeys.
+    /// A function name that a terminal would interpret.
     OddName => an_odd_name_of_a_function,
     /// A deep stack of functions with long names.
     DeepStack => a_deep_stack_of_long_names,
     /// An output whose name is long.
     Output => a_long_name_of_an_output,
-    /// An output whose name is longer than a guest in Rust can make one.
+    /// An output whose name is longer than a guest in Rust can create.
     LongOutput => a_very_long_name_of_an_output,
     /// An import whose name is long.
     Import => a_long_name_of_an_import,
     /// A failure with a text of 1 MB.
     Failure => a_long_text_of_a_failure,
-    /// A panic with a text that a terminal obeys.
+    /// A panic with a text that a terminal would interpret.
     OddPanic => an_odd_text_of_a_panic,
     /// A log of 300 KB on standard error.
     Log => a_long_log,
@@ -80,7 +80,7 @@ pub(super) fn case(attack: Attack) -> Case {
     }
 }
 
-/// A trap in a function of that name.
+/// A component that traps in a function with this name.
 fn traps(name: &str, says: &[&str]) -> Case {
     Case::given_up(components::with_execute(name, "(unreachable)"), says)
 }

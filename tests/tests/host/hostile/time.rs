@@ -6,13 +6,13 @@ use task_host_tests::components;
 use super::trial::Case;
 
 attacks! {
-    /// Counts for ever, without a call of the host.
+    /// Loops forever, without a call of the host.
     Loop => time_in_a_loop,
-    /// Waits in a call of the host.
+    /// Sleeps forever in a call of the host.
     Sleep => time_in_a_sleep,
-    /// Counts for ever before any call, while its instance is made.
+    /// Loops forever in a start function, while its instance is created.
     Start => time_in_a_start_function,
-    /// Copies memory for ever: few instructions, each of which takes long.
+    /// Copies memory forever: few instructions, each of which takes long.
     Copies => time_in_large_copies,
 }
 

@@ -1,10 +1,10 @@
-//! Trees of outputs that take long to look at hold up nobody.
+//! Large trees of outputs do not delay other tasks.
 
 use serde_json::json;
 use task_host_tests::{Place, Watched, eventually, misbehaviour, no_op};
 
-/// Asks until the queue is empty. A host whose threads are all busy with one task's files says
-/// nothing, or that calls do not return.
+/// Asks for the host's health until the queue is empty. If one task's files block all threads, the
+/// host does not answer, or reports that calls hang.
 #[track_caller]
 fn answers_until_the_queue_is_empty(place: &Place, host: &Watched) {
     eventually("an empty queue", || {
@@ -70,7 +70,7 @@ fn trees_that_are_too_deep_are_refused_and_the_host_goes_on() {
     let summary = host.stop();
     let ends = ["done", "failed", "retried", "lost"].map(|name| summary[name].as_u64());
     assert_eq!(ends, [Some(20), Some(4), Some(0), Some(0)], "{summary:#}");
-    // What one host had no time to remove, the next one does.
+    // The next host removes what the first had no time to remove.
     place.run_until_empty(&[]).good();
     assert_eq!(place.left_behind(), Vec::<String>::new());
 }

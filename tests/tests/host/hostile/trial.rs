@@ -1,4 +1,4 @@
-//! One attack on a host at work, and what is checked after each.
+//! Runs one attack on a working host, and checks the host afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,12 +7,12 @@ use misbehave::Action;
 use serde_json::{Value, json};
 use task_host_tests::{Place, Watched, eventually, files, guest, misbehaviour, no_op};
 
-/// What an attack may cost its host, beyond what an innocent task costs: bytes of memory.
+/// How many bytes of memory an attack may cost its host, in addition to an innocent task.
 const MOST_MEMORY: u64 = 200 << 20;
-/// The longest exception in a report, in bytes.
+/// The maximum length of an exception in a report, in bytes.
 const MOST_WORDS: usize = 17 << 10;
 
-/// An attack, and what must follow.
+/// An attack, and its expected result.
 pub(super) struct Case {
     by: By,
     inputs: Vec<(&'static str, Vec<u8>)>,
@@ -22,14 +22,15 @@ pub(super) struct Case {
     also: Vec<Check>,
 }
 
-/// Gets the trial, and the report: of the task, if it failed, or what the guest wrote.
+/// Gets the trial, and a report: the error report of a failed task, or the report that the guest
+/// wrote.
 type Check = Box<dyn Fn(&mut Trial, &Value)>;
 
-/// Who attacks.
+/// The attacker.
 pub(super) enum By {
     /// The guest `misbehave`.
     Guest(Action),
-    /// A component that is made on the spot.
+    /// A component that the test creates.
     Component(Vec<u8>),
     /// The guest `planner`, with this payload.
     Plan(Value),
@@ -47,14 +48,14 @@ impl From<Vec<u8>> for By {
     }
 }
 
-/// The verdict.
+/// The outcome of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ends {
     /// On the error queue after the first attempt.
     Rejected,
     /// On the error queue after the last of two attempts.
     GivenUp,
-    /// Done: the attack was refused, and the guest went on.
+    /// Done: the host refused the attack, and the guest continued.
     Done,
 }
 
@@ -64,46 +65,47 @@ impl Case {
         Self { by: by.into(), inputs: vec![], settings: vec![], ends, says, also: vec![] }
     }
 
-    /// The task is rejected, with a message that has all of these words.
+    /// Expects that the task is rejected after one attempt, with a message that contains these
+    /// words.
     pub(super) fn rejected(by: impl Into<By>, says: &[&str]) -> Self {
         Self::new(by, Ends::Rejected, says)
     }
 
-    /// The task is retried and then given up, with a message that has all of these words.
+    /// Expects that the task is rejected after retries, with a message that contains these words.
     pub(super) fn given_up(by: impl Into<By>, says: &[&str]) -> Self {
         Self::new(by, Ends::GivenUp, says)
     }
 
-    /// The task is done.
+    /// Expects that the task succeeds.
     pub(super) fn done(by: impl Into<By>) -> Self {
         Self::new(by, Ends::Done, &[])
     }
 
-    /// The host has these settings.
+    /// Starts the host with these settings.
     pub(super) fn with(mut self, settings: &[&'static str]) -> Self {
         self.settings.extend(settings);
         self
     }
 
-    /// The task has this input.
+    /// Adds an input to the task.
     pub(super) fn input(mut self, key: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
         self.inputs.push((key, bytes.into()));
         self
     }
 
-    /// This must be so, too.
+    /// Adds a check.
     pub(super) fn also(mut self, check: impl Fn(&mut Trial, &Value) + 'static) -> Self {
         self.also.push(Box::new(check));
         self
     }
 
-    /// The guest reports this value under that name.
+    /// Expects that the guest reports this value under this name.
     pub(super) fn reports(self, name: &'static str, value: impl Into<Value>) -> Self {
         let value = value.into();
         self.also(move |_, report| assert_eq!(report[name], value, "{name} of {report:#}"))
     }
 
-    /// The action of the guest, if it is one.
+    /// The action of the guest, if the attacker is the guest `misbehave`.
     pub(super) fn action(&self) -> Option<&Action> {
         match &self.by {
             By::Guest(action) => Some(action),
@@ -112,7 +114,7 @@ impl Case {
     }
 }
 
-/// Runs an attack and checks what follows.
+/// Runs an attack and checks the result.
 #[track_caller]
 pub(super) fn check(case: Case) {
     let mut trial = Trial::new(&case.settings);
@@ -131,7 +133,7 @@ pub(super) fn check(case: Case) {
         }
         (By::Component(component), ends) => {
             trial.place.put("components/made.wasm", component);
-            // It has no use for an action.
+            // The component ignores the action.
             let action = Action::Loop;
             match ends {
                 Ends::Done => trial.is_done("made", &keys, action),
@@ -145,7 +147,7 @@ pub(super) fn check(case: Case) {
     trial.ends(case.ends);
 }
 
-/// A host at work, and what it was like before anything bad came.
+/// A working host, and its state before the attack.
 pub(super) struct Trial {
     pub(super) place: Place,
     host: Watched,
@@ -160,14 +162,15 @@ impl Trial {
         let usual = ["--retry-after", "10ms", "--parallel", "2", "--max-attempts", "2"];
         let host = place.watch(&[&usual, settings].concat());
         let mut trial = Self { place, host, innocent: 0, _compiled: compiled };
-        // Both guests are loaded then.
+        // This task makes the host load both guests.
         let first = Action::Output { key: "first".to_owned(), text: String::new() };
         trial.place.submit(&[task("misbehave", &[], first)]);
         trial.works();
         trial
     }
 
-    /// Runs a task to its end, which is a failure with all of these words. Returns its report.
+    /// Runs a task until it fails with a message that contains all of these words. Returns its
+    /// report.
     #[track_caller]
     fn fails(&mut self, task: Value, ends: Ends, says: &[String]) -> Value {
         let published = self.published();
@@ -192,7 +195,7 @@ impl Trial {
         report
     }
 
-    /// Runs an action of the guest to its good end. Returns what the guest reports, or null.
+    /// Runs an action of the guest until it succeeds. Returns the guest's report, or null.
     #[track_caller]
     pub(super) fn does(&mut self, inputs: &[&str], action: Action) -> Value {
         self.is_done("misbehave", inputs, action)
@@ -214,7 +217,7 @@ impl Trial {
         serde_json::from_slice(&report).expect("a report that is JSON")
     }
 
-    /// Does something, and checks what it cost the host: memory, files, the cache, and the next
+    /// Calls `act`, and checks what it cost the host: memory, open files, the cache, and the next
     /// task.
     #[track_caller]
     fn unharmed<T>(&mut self, act: impl FnOnce(&Place) -> T) -> T {
@@ -247,7 +250,7 @@ impl Trial {
         keys.filter(|key| key.starts_with("tests/")).collect()
     }
 
-    /// The next task is done, and nothing is left in the queue.
+    /// Checks that the next task succeeds, and that nothing is left in the queue.
     #[track_caller]
     fn works(&mut self) {
         self.innocent += 1;
@@ -260,11 +263,11 @@ impl Trial {
         eventually("an empty queue", || (self.place.counts() == (0, 0)).then_some(()));
     }
 
-    /// Stops the host, which has given up no task but the attacker's, and has left nothing behind.
+    /// Stops the host. Checks that it rejected only the attacker's task, and left nothing behind.
     #[track_caller]
     fn ends(self, ends: Ends) {
         let mut errors = self.host.lines("ERROR");
-        // The host's own: a guest may print as many as it likes.
+        // Ignores lines of the guest, which may log as many errors as it likes.
         errors.retain(|line| !line.contains("\"target\":\"guest\""));
         let summary = self.host.stop();
         let counts = ["failed", "retried", "lost"].map(|name| summary[name].as_u64());
@@ -279,7 +282,8 @@ impl Trial {
     }
 }
 
-/// A place whose bucket and cache have both guests, compiled. All tests of a moment share it.
+/// A place whose bucket and cache have both guests, compiled. Tests that run at the same time share
+/// it.
 fn compiled() -> Arc<Place> {
     static COMPILED: Mutex<Weak<Place>> = Mutex::new(Weak::new());
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +304,7 @@ fn task_with(name: &str, inputs: &[&str], payload: Value) -> Value {
     task
 }
 
-/// A figure of `/proc/PID/status`, in bytes.
+/// A value from `/proc/PID/status`, in bytes.
 fn figure(process: &str, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("{process}/status")).expect("a process");
     let line = status.lines().find(|line| line.starts_with(name)).expect("the figure");

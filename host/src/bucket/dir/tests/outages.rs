@@ -1,10 +1,10 @@
-//! A directory that is replaced, unmounted, full or read-only under a host that uses it.
+//! A directory that is replaced, unmounted, full or read-only while a host uses it.
 
 use std::process::Command;
 
 use super::*;
 
-/// A file system of its own, until it is dropped. Tests are run as root.
+/// A file system that is mounted until it is dropped. The tests are run as root.
 struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
@@ -26,7 +26,7 @@ impl<'a> Mounted<'a> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        // Also one that is in use.
+        // Also works for a file system that is in use.
         run(Command::new("umount").arg("-l").arg(self.0));
     }
 }
@@ -43,7 +43,7 @@ fn copy_dir(from: &Path, to: &Path) {
     run(Command::new("cp").arg("-a").args([from, to]));
 }
 
-/// An error that costs no task anything: what it says, and the system's part in it.
+/// Checks that an error is an outage. Returns its text and the system error in it.
 #[track_caller]
 fn outage<T: fmt::Debug>(result: Result<T, BucketError>) -> (String, Option<Errno>) {
     let error = result.unwrap_err();
@@ -61,7 +61,7 @@ async fn put(f: &Fixture, text: &str) -> Result<(), BucketError> {
     f.bucket.put(&key(text), &"new".into(), &key("file")).await.map(drop)
 }
 
-/// Everything that a bucket is asked fails like this.
+/// Checks that all operations of the bucket fail like this.
 async fn is_out(f: &Fixture, want: &str, errno: Errno) {
     let all = [
         outage(get(&f.bucket, "d/in").await),
@@ -79,7 +79,7 @@ async fn is_out(f: &Fixture, want: &str, errno: Errno) {
     }
 }
 
-/// It is in use again: what is put is at the path, and nothing was left there.
+/// Checks that the bucket works again: puts arrive at the path, and nothing else is left there.
 async fn works(f: &Fixture) {
     f.bucket.check().await.unwrap();
     assert_eq!(get(&f.bucket, "d/in").await.unwrap(), b"in");
@@ -87,7 +87,7 @@ async fn works(f: &Fixture) {
     f.bucket.try_put(&key("d/out")).await.unwrap();
     put(f, "d/out").await.unwrap();
     assert_eq!(std::fs::read(f.path.join("d/out")).unwrap(), b"new");
-    // By a copy as well, whose place is made anew.
+    // Also with a copy, for which the directory for copies is made again.
     let copied = vec![7; 2 * SMALL as usize];
     f.bucket.put(&key("d/copied"), &copied.clone().into(), &key("file")).await.unwrap();
     assert!(std::fs::read(f.path.join("d/copied")).unwrap() == copied);
@@ -154,7 +154,7 @@ async fn a_file_in_place_of_the_directory_is_an_outage() {
 #[tokio::test]
 async fn nothing_is_put_below_a_file_system_that_is_not_mounted() {
     let f = fixture();
-    // The file system that comes back has to be the same: one that is mounted twice.
+    // The same file system has to come back, so it is mounted twice.
     let backing = f.path.with_extension("backing");
     let _backing = Mounted::small(&backing);
     let args = ["--bind", backing.to_str().unwrap()];
@@ -228,7 +228,7 @@ async fn what_is_below_a_link_to_nothing_is_an_outage() {
     assert!(target.join("deep/out").exists());
 }
 
-/// Fills the file system at `at` to the last block, but for `spare` bytes.
+/// Fills the file system at `at`, except for `spare` bytes.
 fn fill(at: &Path, spare: u64) {
     let stat = rustix::fs::statvfs(at).unwrap();
     let free = stat.f_bavail * stat.f_frsize - spare;
@@ -246,7 +246,7 @@ async fn a_full_disk_is_named_and_tried_with_what_did_not_fit() {
     let want = format!("free some space, or inodes, on the file system of {}/d", f.path.display());
     assert!(text.contains(&want), "{text}");
     assert_eq!(errno, Some(Errno::NOSPC));
-    // There is room for something, and not for that.
+    // There is room for a small file, but not for the object that failed.
     assert_eq!(outage(f.bucket.try_put(&key("d/out")).await).1, Some(Errno::NOSPC));
     std::fs::remove_file(f.path.join("ballast")).unwrap();
     f.bucket.try_put(&key("d/out")).await.unwrap();

@@ -1,5 +1,5 @@
-//! Checks that a directory is writable, with a file that has no name: nobody sees it, and it
-//! vanishes when it is closed.
+//! Checks that a directory is writable, with an unnamed file: other processes do not see it, and it
+//! is removed when it is closed.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,17 +12,17 @@ use rustix::process::{Resource, getrlimit};
 use task_host::fit::{Finding, Level};
 use task_host::system;
 
-/// Bytes of the trial: a block, because a full disk may have room for a byte.
+/// The size of the test file in bytes: a block, because a full disk may have room for one byte.
 const BLOCK: usize = 4096;
-/// A disk with less free space is worth a warning.
+/// A disk with less free space causes a warning.
 const LITTLE: ByteSize = ByteSize(64 << 20);
-/// The largest difference of clocks that does no harm.
+/// The largest harmless difference between two clocks.
 const SKEW: Duration = Duration::from_secs(5);
 
-/// What a directory is for.
+/// The use of a directory.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Use {
-    /// Files are written there. The text is the cure for a directory that can't be used.
+    /// Files are written there. The text tells what to do if the directory can't be used.
     Fill(&'static str),
     /// Messages are leased there by the clock of its file system.
     Share,
@@ -66,7 +66,7 @@ pub(super) fn existing(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// What a trial write tells about a directory.
+/// The result of a test write to a directory.
 struct Written {
     free: ByteSize,
     /// The time of this machine, and of the file system at the same moment, since 1970.
@@ -95,7 +95,8 @@ fn write(place: &Path) -> Result<Written, Errno> {
     fs::accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
     let times = match system::open_unnamed(CWD, place) {
         Ok(file) => {
-            // The kernel kills a process that writes beyond this limit.
+            // Beyond this limit, a write fails, and a process without a handler for SIGXFSZ is
+            // killed.
             let may_write = getrlimit(Resource::Fsize).current.is_none_or(|n| n >= BLOCK as u64);
             if may_write {
                 let mut rest = &[0; BLOCK][..];
@@ -109,7 +110,7 @@ fn write(place: &Path) -> Result<Written, Errno> {
             let there = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
             may_write.then_some((here, there))
         }
-        // Some file systems have no files without a name.
+        // Some file systems do not support unnamed files.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => None,
         Err(errno) => return Err(errno),
     };

@@ -13,7 +13,7 @@ struct Limits {
     threads: Option<u64>,
 }
 
-/// What to do if the sandbox or a runtime could not be set up, by the error.
+/// What to do if the sandbox or a runtime could not be set up. `problem` is the text of the error.
 pub(crate) fn cure(problem: &str) -> String {
     let limits = Limits {
         addresses: getrlimit(Resource::As).current.map(ByteSize),
@@ -25,7 +25,7 @@ pub(crate) fn cure(problem: &str) -> String {
 fn cure_within(problem: &str, limits: Limits) -> String {
     let is = |code: i32| problem.contains(&format!("os error {code})"));
     let (is_memory, is_threads, is_files) = (is(12), is(11), is(24) || is(23));
-    // The error is the same for too many threads and for a stack without address space.
+    // Too many threads and a stack without address space cause the same error.
     if let (true, Some(addresses)) = (is_memory || is_threads, limits.addresses) {
         let or_fewer = match addresses > TASK_ADDRESSES {
             true => ", or a lower --parallel",

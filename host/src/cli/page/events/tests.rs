@@ -1,4 +1,4 @@
-//! Tests of the feed, with a clock that moves only when everybody waits.
+//! Tests of the feed. Their clock advances only while all tasks of the runtime wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Figures that a test changes, and how often they were asked for.
+/// Figures that a test changes, and the number of times they were requested.
 #[derive(Default)]
 struct Source {
     done: AtomicU64,
@@ -26,7 +26,7 @@ impl Source {
     }
 }
 
-/// Figures as a page gets them.
+/// Figures in the format that a page gets.
 async fn text(figures: Value) -> Arc<str> {
     figures.to_string().into()
 }
@@ -39,7 +39,8 @@ async fn open(feed: &Arc<Feed>) -> BodyDataStream {
     events
 }
 
-/// The next event: how many tasks are done in it, or none.
+/// Waits for the next event. Returns its number of done tasks, or none for an event without
+/// figures.
 async fn done(events: &mut BodyDataStream) -> Option<u64> {
     let event = events.next().await.unwrap().unwrap();
     if event == STILL {
@@ -74,7 +75,7 @@ async fn a_client_that_knows_the_figures_hears_that_the_connection_lives() {
     let start = Instant::now();
     assert_eq!(done(&mut events).await, None);
     assert!(start.elapsed() >= LONGEST, "{:?}", start.elapsed());
-    // A client that connects then gets the figures.
+    // A client that connects now gets the figures.
     assert_eq!(done(&mut open(&feed).await).await, Some(0));
 }
 
@@ -87,7 +88,7 @@ async fn figures_are_made_only_while_a_page_is_open() {
     let mut events = open(&feed).await;
     assert_eq!(done(&mut events).await, Some(0));
     drop(events);
-    // One turn may be under way.
+    // The feed may be computing figures at this moment.
     tokio::time::sleep(2 * SHORTEST).await;
     let asked = source.asked.load(Ordering::Relaxed);
     source.done.store(7, Ordering::Relaxed);

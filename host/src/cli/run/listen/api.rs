@@ -1,4 +1,4 @@
-//! `/api/host`: what the host is doing, as JSON.
+//! `/api/host`: the state of the host as JSON.
 
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -6,7 +6,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use task_host::activity::snapshot::HostView;
 
-/// `view` makes the answer.
+/// `view` produces the answer.
 pub(super) fn router(view: impl Fn() -> HostView + Clone + Send + Sync + 'static) -> Router {
     let headers = [
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),

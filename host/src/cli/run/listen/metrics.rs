@@ -1,4 +1,4 @@
-//! `/metrics`: numbers for Prometheus.
+//! `/metrics`: metrics in the format of Prometheus.
 
 use std::sync::Arc;
 

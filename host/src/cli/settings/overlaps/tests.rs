@@ -1,4 +1,4 @@
-//! Every two directories of a host, inside each other in every way.
+//! Tests of all pairs of a host's directories, with each inside the other.
 
 use std::os::unix::fs::symlink;
 
@@ -20,7 +20,8 @@ impl Here {
         self.root.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Settings like `bucket=b queue=q`. Directories that are not named are apart.
+    /// The configuration for settings such as `bucket=b queue=q`. Directories that are not named do
+    /// not overlap with others.
     fn config(&self, settings: &str) -> Config {
         let flags = [
             ("queue", "queue", Some("own/queue")),
@@ -64,9 +65,9 @@ impl Here {
     }
 }
 
-/// Every two directories, inside each other in both ways, and the problem if that is refused.
+/// Settings of directories, and the expected problem. An empty text means that they are accepted.
 const PAIRS: &[(&str, &str)] = &[
-    // The bucket, and everything that no task may write.
+    // The bucket, and directories that tasks must not write to.
     (
         "bucket=b cache=b/cache",
         "the cache b/cache is inside the bucket b: a task could write compiled code",
@@ -147,7 +148,7 @@ fn directories_inside_each_other_are_refused_if_that_does_harm() {
     for (settings, want) in PAIRS {
         Here::new().check(settings, want);
     }
-    // The same with directories that exist.
+    // The same with existing directories.
     for (settings, want) in PAIRS {
         let here = Here::new();
         for setting in settings.split(' ').filter(|setting| !setting.contains("://")) {
@@ -181,7 +182,7 @@ fn links_and_odd_paths_hide_no_overlap() {
         ("bucket=elsewhere/../data/ queue=data/q//", "the queue"),
         ("bucket=data queue=nothing/../data/q", "is inside the bucket data: "),
         ("bucket=circle queue=circle/q", "is inside the bucket circle"),
-        // A link inside the bucket does no harm unless the host itself uses it.
+        // A link inside the bucket is harmless unless the host itself uses it.
         ("bucket=data cache=elsewhere/other", ""),
         (
             "bucket=elsewhere cache=data/cache",
@@ -198,7 +199,7 @@ fn a_directory_that_is_mounted_twice_is_one_directory() {
     let root = here.root.path();
     fs::create_dir_all(root.join("data/deep/queue")).unwrap();
     fs::create_dir(root.join("mounted")).unwrap();
-    // What the kernel would say if `data/deep` were mounted on `mounted`.
+    // The kernel's output if `data/deep` were mounted on `mounted`.
     let there = Mounts::read().stored(root).expect("a mount");
     let outer = system::mount_of(root).unwrap();
     let line = |id: u64, stored: &Path, point: &Path| {

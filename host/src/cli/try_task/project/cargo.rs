@@ -14,7 +14,7 @@ pub(super) const MANIFEST: &str = "Cargo.toml";
 /// The target of components in Rust.
 const TARGET: &str = "wasm32-wasip2";
 
-/// A message of Cargo, as far as it tells which files were made.
+/// The fields of a message of Cargo that tell which files were built.
 #[derive(Deserialize)]
 struct Message {
     reason: String,
@@ -27,13 +27,13 @@ struct Message {
 /// Builds the project in `dir`, and returns the file of its component.
 ///
 /// # Errors
-/// When the project can't be built, or makes no component or several.
+/// If the project can't be built, or the build does not produce exactly one component.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let manifest = dir.join(MANIFEST);
     let shown = output::path(dir);
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--target", TARGET]).current_dir(dir);
-    // Errors and progress go to the terminal, and the messages come here.
+    // Errors and progress go to the terminal. Messages as JSON go to the pipe.
     cargo.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped());
     let mut building = cargo.spawn().map_err(|error| {
         Advice::failed(format!("can't start cargo to build {shown}: {error}"))

@@ -9,7 +9,7 @@ pub(super) const MANIFEST: &str = "Makefile";
 /// Builds the project in `dir`, and returns the file of its component.
 ///
 /// # Errors
-/// When the project can't be built.
+/// If the project can't be built.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let mut make = Command::new("make");
     make.arg("--silent");

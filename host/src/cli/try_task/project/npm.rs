@@ -7,14 +7,14 @@ use super::super::super::output;
 
 /// A file of every project in JavaScript.
 pub(super) const MANIFEST: &str = "package.json";
-/// Where npm installs the packages that the project needs.
+/// The directory in which npm installs the project's packages.
 const PACKAGES: &str = "node_modules";
 
-/// Builds the project in `dir`, and returns the file of its component. Installs its packages if
-/// they are not there.
+/// Builds the project in `dir`, and returns the file of its component. Installs its packages first
+/// if that directory is missing.
 ///
 /// # Errors
-/// When the packages can't be installed, or the project can't be built.
+/// If the packages can't be installed, or the project can't be built.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     if !dir.join(PACKAGES).is_dir() {
         install(dir)?;

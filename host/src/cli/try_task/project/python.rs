@@ -12,17 +12,18 @@ const REQUIREMENTS: &str = "requirements.txt";
 /// The project's virtual environment.
 const ENVIRONMENT: &str = ".venv";
 
-/// Builds the project in `dir`, and returns the file of its component. Makes the virtual environment
-/// if there is none.
+/// Builds the project in `dir`, and returns the file of its component. Creates the virtual
+/// environment first if it is missing.
 ///
 /// # Errors
-/// When the packages can't be installed, or the project can't be built.
+/// If the packages can't be installed, or the project can't be built.
 pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     let python = Path::new(ENVIRONMENT).join("bin/python");
     if !dir.join(&python).is_file() {
         install(dir, &python)?;
     }
-    // A path with a directory is relative to the directory of this process.
+    // With another working directory for the command, it is not specified what a relative path
+    // refers to, so the path is absolute.
     let mut build = Command::new(std::path::absolute(dir.join(&python))?);
     build.args(["-m", "task_host_guest"]);
     let hint = format!(
@@ -33,7 +34,7 @@ pub(super) fn build(dir: &Path) -> anyhow::Result<PathBuf> {
     super::printed(build, dir, &hint)
 }
 
-/// Makes the virtual environment and installs the project's packages there.
+/// Creates the virtual environment, and installs the project's packages there.
 fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
     output::note(format_args!(
         "installing {REQUIREMENTS} in {}",
@@ -48,7 +49,7 @@ fn install(dir: &Path, python: &Path) -> anyhow::Result<()> {
     for step in [make, fill] {
         let hint = "this needs Python 3.11 or later with its venv module, and a package index once";
         super::install(step, dir, hint).inspect_err(|_| {
-            // Otherwise the next run would take it for complete.
+            // Otherwise the next run would treat it as complete.
             let _ = std::fs::remove_dir_all(dir.join(ENVIRONMENT));
         })?;
     }

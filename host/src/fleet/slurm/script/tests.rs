@@ -1,4 +1,4 @@
-//! What Slurm is asked for.
+//! Tests of the script for Slurm.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ const NONE: Duration = Duration::ZERO;
 const SHORT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the child process does until it is killed.
+/// The operations of the child process until it is killed.
 #[test]
 #[ignore = "runs in the child processes that other tests start"]
 fn child() {
@@ -98,7 +98,7 @@ async fn after(job: &str, last_step: Step) -> (tempfile::TempDir, Vec<Message>) 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     {
-        // A failure, whose reason must be removed with the message.
+        // The reason of this failure must be removed with the message.
         let queue = open(path);
         queue.send(&[Bytes::from_static(b"{\"n\": 1}")]).await.remove(0).unwrap();
         let message = queue.lease(1, PATIENCE, NONE).await.unwrap().remove(0);
@@ -121,14 +121,15 @@ async fn after(job: &str, last_step: Step) -> (tempfile::TempDir, Vec<Message>) 
     (dir, found)
 }
 
-/// Checks that one message is found, with these failures, as many attempts, and these deaths.
+/// Checks that one message is found, with these failures, the same number of attempts, and these
+/// deaths.
 async fn check(job: &str, last_step: Step, deaths: u32, failures: &[&str]) {
     let (dir, found) = after(job, last_step).await;
     assert_eq!(found.len(), 1, "{job}, {last_step:?}");
     assert_eq!(found[0].failures, failures, "{job}, {last_step:?}");
     let counted = (found[0].attempts as usize, found[0].deaths);
     assert_eq!(counted, (failures.len(), deaths), "{job}, {last_step:?}");
-    // The message can be completed, and leaves no files.
+    // The message can be completed, and no files are left.
     let queue = open(dir.path());
     queue.ack(&found[0].receipt).await.unwrap();
     drop(queue);
@@ -213,7 +214,7 @@ async fn processes_that_drain_one_queue_complete_each_message_once() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        // The test harness writes its own output on the same line as the first.
+        // The test harness writes its own output on the same line as the first result.
         done.extend(text.lines().filter_map(|l| l.split("done ").nth(1)).map(str::to_owned));
     }
     let unique: BTreeSet<_> = done.iter().collect();

@@ -1,5 +1,5 @@
 //! Entries that anyone with write access can put into a queue directory: pipes, links, directories
-//! and files of any size. A test that hangs here is a failure: the host must not wait for a pipe.
+//! and files of any size. The host must not wait for a pipe, so a test that hangs has failed.
 
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -18,7 +18,7 @@ const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(300);
 const SECRET: &str = "a secret";
 
-/// A queue, and unrelated files beside it.
+/// A queue, and unrelated files next to it.
 struct Yard {
     dir: tempfile::TempDir,
     queue: FileQueue,
@@ -68,14 +68,14 @@ impl Yard {
         self.dir.path().join("others").join(part)
     }
 
-    /// Creates the entry in the place of another.
+    /// Replaces an entry with one of this kind.
     fn put(&self, thing: Thing, part: &str) {
         let path = self.path(part);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let _ = std::fs::remove_file(&path);
         match thing {
             Thing::Fifo => fifo(&path),
-            // Nobody listens on it.
+            // No process listens on the socket.
             Thing::Socket => drop(UnixListener::bind(&path).unwrap()),
             Thing::Directory => std::fs::create_dir_all(path.join("more")).unwrap(),
             Thing::LinkToFile => symlink(self.others("file"), &path).unwrap(),
@@ -164,7 +164,7 @@ async fn an_entry_in_the_place_of_a_movement_file_is_moved_away() {
         let yard = Yard::new();
         let id = yard.send("{}").await;
         let movement = format!("movement/{id}");
-        // Before the lease, and before each operation under it.
+        // The entry is put there before the lease, and before each operation under it.
         yard.put(thing, &movement);
         let sent = yard.path(&format!("queue/0--{id}.json"));
         let then = std::time::SystemTime::now() - Duration::from_secs(3600);
@@ -275,7 +275,7 @@ async fn a_message_that_is_too_long_is_kept_unread() {
     assert!(yard.messages().is_empty() && names(&yard.path("movement")).is_empty());
     assert!(names(&yard.path("host/attempts")).is_empty());
     assert_eq!(yard.queue.counts().await.unwrap().completed, Some(0));
-    // A message that no host could lease is not sent.
+    // A message is not sent if no host could lease it.
     let long = Bytes::from(vec![b'x'; LONGEST_MESSAGE + 1]);
     let refused = yard.queue.send(&[long.clone(), long.slice(1..)]).await;
     assert!(matches!(&refused[..], [Err(QueueError::Invalid { .. }), Ok(())]), "{refused:?}");
@@ -301,7 +301,7 @@ async fn the_end_of_a_long_movement_file_counts() {
     assert_eq!(again.deaths, 0);
     yard.queue.ack(&again.receipt).await.unwrap();
 
-    // The same with a file that is not text.
+    // Repeat with a file that is not text.
     let id = yard.send("{}").await;
     make_long(&yard.path(&format!("movement/{id}")), 8 << 30);
     let message = yard.lease().await.unwrap();
@@ -316,12 +316,12 @@ async fn the_end_of_a_long_movement_file_counts() {
 #[tokio::test]
 async fn a_message_that_can_not_be_leased_does_not_block_others() {
     let yard = Yard::new();
-    // A running program's file can't be opened for writing.
+    // The file of a running program cannot be opened for writing.
     std::fs::copy("/bin/sleep", yard.path("movement/program")).unwrap();
     std::fs::write(yard.path("queue/0--program.json"), "{}").unwrap();
     let program = yard.path("movement/program");
     let mut program = std::process::Command::new(program).arg("600").spawn().unwrap();
-    // With a time of ten digits, its name is too long for a file.
+    // With a time of ten digits, the name is too long for a file.
     let long = format!("0--{}.json", "a".repeat(255 - "0--.json".len()));
     std::fs::write(yard.path("queue").join(&long), "{}").unwrap();
     std::fs::write(yard.path("movement").join(&long[3..long.len() - 5]), "").unwrap();
@@ -372,8 +372,8 @@ async fn only_the_last_of_many_reasons_are_read() {
     assert!(failures.len() < 50_000);
 }
 
-/// If a link stood in for a directory, the host would work in the link's target: it would remove
-/// files with the names of messages, and what looks like the leftovers of a dead host.
+/// If a link replaced a directory, the host would work in the link's target. It would remove files
+/// with the names of messages, and anything that looks like a leftover of a dead host.
 #[tokio::test]
 async fn a_link_in_the_place_of_a_directory_is_refused() {
     for part in ["queue", "movement", "host"] {
@@ -381,7 +381,7 @@ async fn a_link_in_the_place_of_a_directory_is_refused() {
         drop(queue);
         let path = dir.path().join("queue");
         let _ = std::fs::remove_dir_all(path.join(part));
-        // Laid out like the directory of a dead host.
+        // The target has the layout of a dead host's directory.
         let others = dir.path().join("others");
         std::fs::create_dir_all(others.join("tmp/work")).unwrap();
         std::fs::write(others.join("tmp/work/thesis"), SECRET).unwrap();

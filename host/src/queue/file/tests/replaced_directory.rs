@@ -75,7 +75,7 @@ async fn queue(path: &Path) -> (FileQueue, Receipt) {
     (queue, held.receipt)
 }
 
-/// The file system's error that made an operation fail.
+/// The file system's error that caused a queue error.
 fn file_error(error: &QueueError) -> Option<Errno> {
     let mut error: &dyn std::error::Error = error;
     loop {
@@ -86,7 +86,7 @@ fn file_error(error: &QueueError) -> Option<Errno> {
     }
 }
 
-/// Checks that every operation fails, and none of them because of a lost lease.
+/// Checks that every operation fails, and that none reports a lost lease.
 async fn check_away(queue: &FileQueue, held: &Receipt) {
     fn away<T: std::fmt::Debug>(what: &str, result: Result<T, QueueError>) {
         match result {
@@ -110,7 +110,7 @@ async fn check_away(queue: &FileQueue, held: &Receipt) {
     away("counts", queue.counts().await);
 }
 
-/// Checks that both messages of [`queue`] can be completed, and leave no files.
+/// Checks that both messages of [`queue`] can be completed, and that no files are left.
 async fn check_back(queue: FileQueue, path: &Path, held: &Receipt) {
     let held = queue.extend(held, 2 * LONG).await.unwrap();
     queue.ack(&held).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_waiting_host_finds_messages_in_a_directory_that_was_created_again() {
         loop {
             match waiting.lease(1, LONG, PATIENCE).await {
                 Ok(found) => break found,
-                // It checked while the directory was missing.
+                // The call checked the path while the directory was missing.
                 Err(error) => assert_eq!(file_error(&error), Some(Errno::NOENT), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -263,7 +263,7 @@ async fn a_lease_is_not_lost_while_its_queue_is_being_restored() {
     let kept = yard.path("kept");
     copy(&path, &kept);
     std::fs::remove_dir_all(&path).unwrap();
-    // The directories are back, but not yet the files.
+    // The directories are restored, but the files are not.
     for part in ["queue", "movement"] {
         std::fs::create_dir_all(path.join(part)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The queue against Google's emulator.
+//! Tests against Google's emulator.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn emulator() -> String {
     std::env::var("TASK_HOST_TEST_PUBSUB").expect("run by `cargo xtask test`")
 }
 
-/// An address that nobody else uses.
+/// An address that no other test uses.
 fn fresh() -> PubSub {
     let name = format!("t-{}", uuid::Uuid::new_v4());
     let subscription = Some(format!("{name}-s"));
@@ -44,7 +44,7 @@ mod conformance {
     });
 }
 
-/// A new queue, and the same for its operator.
+/// A new queue, and its `Admin`.
 async fn made() -> (PubSubQueue, Admin) {
     let at = fresh();
     let queue = open(&at, &Access { create: true, ..Access::default() }).await.unwrap();
@@ -76,7 +76,7 @@ async fn what_is_not_there_is_not_made_unless_asked_for() {
     assert!(error.starts_with(&at.to_string()) && error.contains("--create-queues"), "{error}");
     let access = Access { create: true, ..Access::default() };
     open(&at, &access).await.unwrap();
-    // What is there already is taken as it is.
+    // An existing queue is used unchanged.
     open(&at, &access).await.unwrap();
 }
 
@@ -104,7 +104,7 @@ async fn a_message_that_is_too_large_is_refused_alone() {
     let found = lease_all(&queue).await;
     let sizes: BTreeSet<usize> = found.iter().map(|message| message.body.len()).collect();
     assert_eq!(sizes, [1, 2, 9_900_000].into());
-    // It can be tried again, too.
+    // A large message can also be retried.
     let message = found.into_iter().find(|message| message.body.len() > 2).unwrap();
     queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
     assert_eq!(lease_all(&queue).await[0].attempts, 1);
@@ -134,7 +134,7 @@ async fn looking_at_the_messages_leaves_them_where_they_are() {
     assert!(listed.iter().all(|listed| listed.sent.is_some() && listed.due.is_none()));
     let listed: BTreeSet<Bytes> = listed.into_iter().map(|listed| listed.body).collect();
     assert!(listed == bodies.iter().cloned().collect());
-    // Nor does a look that ends early hold any.
+    // A listing that is dropped early leaves no leases either.
     let first = admin.messages().try_next().await.unwrap();
     assert!(first.is_some());
     admin.queue.close().await;
@@ -149,7 +149,7 @@ async fn a_purge_leaves_nothing() {
     let held = queue.lease(1, MAX_LEASE, Duration::from_secs(10)).await.unwrap().remove(0);
     assert_eq!(admin.purge().await.unwrap(), None);
     assert!(lease_all(&queue).await.is_empty());
-    // And what was held does not come back.
+    // A message that was held during the purge does not come back.
     queue.release(&held.receipt, Duration::ZERO, Release::Uncounted).await.unwrap();
     assert!(lease_all(&queue).await.is_empty());
     send(&queue, &bodies).await;

@@ -1,4 +1,4 @@
-//! What the service's documentation says and the emulator does not do.
+//! Tests of documented features of the service that the emulator lacks.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ async fn a_lease_that_the_service_says_has_ended_is_lost() {
     fake.configure(S, |s| s.enable_exactly_once_delivery = true);
     for change in ["extend", "ack", "release"] {
         let message = lease(&queue, MAX_LEASE).await;
-        // Behind our back, and longer than our own clock would tell.
+        // Release the message directly, so that our clock does not know that the lease has ended.
         let held = queue.shared.lease_of(&message.receipt).unwrap();
         queue.shared.set_deadline(vec![held.ack_id], Duration::ZERO).await.unwrap();
         let is_lost = match change {
@@ -113,7 +113,7 @@ async fn what_fails_for_a_moment_is_tried_again() {
     queue.ack(&message.receipt).await.unwrap();
     assert_eq!(fake.messages(S).0, 0);
     assert_eq!(queue.requests().unwrap().delete, 3);
-    // But not for ever, and who asked is told.
+    // The number of retries is limited, and the caller gets the error.
     for _ in 0..4 {
         fake.state().faults.push_back(busy("Publish"));
     }
@@ -133,7 +133,7 @@ async fn what_was_just_made_may_not_be_there_for_messages_yet() {
     fake.state().faults.extend([missing("Publish"), missing("Pull")]);
     queue.send(&[Bytes::from_static(b"1")]).await.remove(0).unwrap();
     lease(&queue, HOUR).await;
-    // What was there before has gone.
+    // A queue that existed before was deleted.
     let queue = open(&fake, &at(Some("s")), false).await.unwrap();
     fake.state().faults.push_back(missing("Pull"));
     assert!(unavailable(queue.lease(1, HOUR, Duration::ZERO).await).contains("--create-queues"));
@@ -144,7 +144,7 @@ async fn who_asks_for_counts_learns_whether_the_queue_answers() {
     let (fake, queue) = with_message().await;
     let asked = fake.state().calls.len();
     assert_eq!(queue.counts().await.unwrap(), Counts::default());
-    // It has answered a moment ago.
+    // The service has answered a moment ago.
     assert_eq!(fake.state().calls.len(), asked);
     fake.state().faults.push_back(("Publish", Status::permission_denied("no")));
     queue.send(&[Bytes::from_static(b"1")]).await.remove(0).unwrap_err();
@@ -176,7 +176,7 @@ async fn no_deadline_is_asked_for_that_the_service_refuses() {
     assert_eq!(fake.state().deadlines, [600, 600, 2, 600]);
 }
 
-/// Has the service count deliveries, as it does for a dead letter policy.
+/// Makes the service count deliveries, as it does for a dead-letter policy.
 fn count_deliveries(fake: &Fake) {
     let dead_letter_topic = "projects/p/topics/dead".to_owned();
     let policy = api::DeadLetterPolicy { dead_letter_topic, max_delivery_attempts: 5 };
@@ -201,7 +201,7 @@ async fn with_a_dead_letter_policy_only_what_nobody_told_of_uses_up_deliveries()
         assert_eq!(fake.deliveries(S), [1]);
         queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
     }
-    // Of these the service decides.
+    // Only the service counts these deliveries.
     for deliveries in 1..7 {
         let message = lease(&queue, HOUR).await;
         assert_eq!((message.attempts, message.id), (7, first.id.clone()));
@@ -268,7 +268,7 @@ async fn a_lease_that_cannot_be_renewed_now_is_not_lost() {
 #[tokio::test]
 async fn a_request_that_is_refused_for_one_of_its_messages_is_made_for_the_others() {
     let (fake, queue) = with_message().await;
-    // All eight, the first four, the first two, and the first.
+    // The requests are for all eight messages, the first four, the first two, and the first.
     for _ in 0..4 {
         fake.state().faults.push_back(("Publish", Status::invalid_argument("bad")));
     }
@@ -285,7 +285,7 @@ async fn a_slow_clock_makes_no_task_wait_for_longer() {
     fake.state().ahead = HOUR;
     let message = lease(&queue, HOUR).await;
     queue.release(&message.receipt, Duration::from_secs(1), Release::Failed("x")).await.unwrap();
-    // By our clock it is due in an hour.
+    // By our clock the message is due in an hour.
     let found = queue.lease(1, HOUR, Duration::from_secs(30)).await.unwrap();
     assert_eq!(found[0].attempts, 1);
     let skew = queue.shared.client.clock.skew().unwrap().to_string();
@@ -297,7 +297,7 @@ async fn a_message_that_waits_is_listed_with_its_time() {
     let (fake, queue) = with_message().await;
     let message = lease(&queue, HOUR).await;
     queue.release(&message.receipt, HOUR, Release::Failed("x")).await.unwrap();
-    // Nobody has received the copy yet, and put it off.
+    // No host has received the copy yet and postponed it.
     let admin = Admin::with(client(&fake).await, &at(Some("s")), &Access::default()).await;
     let admin = admin.unwrap();
     let listed: Vec<_> = admin.messages().try_collect().await.unwrap();
@@ -305,7 +305,7 @@ async fn a_message_that_waits_is_listed_with_its_time() {
     let wait = listed[0].due.unwrap() - now;
     assert!(wait > HOUR / 2 && wait <= HOUR, "{wait:?}");
     assert_eq!(listed[0].id, message.id);
-    // It is put off for as long as the service can, by whoever receives it.
+    // A host that receives the copy postpones it for as long as the service allows.
     assert!(queue.lease(1, HOUR, Duration::ZERO).await.unwrap().is_empty());
     assert_eq!(fake.state().deadlines.last(), Some(&600));
 }
@@ -317,7 +317,7 @@ async fn a_host_that_may_not_send_gives_back_what_failed() {
     fake.state().faults.push_back(("Publish", Status::permission_denied("no")));
     queue.release(&message.receipt, Duration::ZERO, Release::Failed("x")).await.unwrap();
     assert_eq!(fake.messages(S), (1, 1));
-    // At least this host knows, and it does not try to send for a while.
+    // This host remembers the failure, and does not try to send again for a while.
     for attempts in 1..4 {
         let message = lease(&queue, HOUR).await;
         assert_eq!((message.attempts, message.failures[0].as_str()), (attempts, "x"));
@@ -326,7 +326,7 @@ async fn a_host_that_may_not_send_gives_back_what_failed() {
     assert_eq!(fake.state().calls.iter().filter(|call| *call == "Publish").count(), 2);
 }
 
-/// Begins to lease, and gives up when the pull is under way.
+/// Starts a lease call, and drops it when the pull is under way.
 async fn give_up(fake: &Fake, queue: &PubSubQueue, wait: Duration) {
     let mut given_up = queue.lease(1, HOUR, wait);
     assert!(futures_util::poll!(&mut given_up).is_pending());
@@ -345,7 +345,7 @@ async fn what_a_poll_brings_for_nobody_is_given_back() {
         queue.shared.under_way.close();
         queue.shared.under_way.wait().await;
         queue.shared.under_way.reopen();
-        // It was delivered, and is free again.
+        // The message was delivered and then released.
         assert_eq!(fake.state().waiting_pulls, 0);
         assert_eq!(fake.messages(S), (1, 1), "{wait:?}");
         assert!(fake.deliveries(S)[0] > 0);
@@ -380,7 +380,7 @@ async fn a_queue_that_would_lose_messages_is_not_opened() {
     let change = |change: fn(&mut api::Subscription)| fake.configure(S, change);
     change(|s| s.topic = "_deleted-topic_".to_owned());
     check(&at(Some("s")), true, "the topic of subscription s was deleted").await;
-    // And then nobody listens to the topic.
+    // The topic then has no subscription.
     check(&at(None), false, "has no subscription, so messages to it would be lost").await;
     change(|s| s.topic = "projects/p/topics/u".to_owned());
     check(&at(Some("s")), true, "belongs to projects/p/topics/u, not to projects/p/topics/t").await;
@@ -408,7 +408,7 @@ async fn a_subscription_that_is_made_keeps_its_messages() {
     fake.configure(S, |s| {
         assert_eq!(s.ack_deadline_seconds, 60);
         assert_eq!(s.message_retention_duration.unwrap().seconds, 7 * 24 * 3600);
-        // It never expires.
+        // The subscription never expires.
         assert_eq!(s.expiration_policy.unwrap().ttl, None);
         assert!(!s.enable_message_ordering);
     });

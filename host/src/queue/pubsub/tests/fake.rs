@@ -1,6 +1,6 @@
-//! A small Pub/Sub that does what the service's documentation says, where Google's emulator
-//! does not: exactly-once delivery, counted deliveries, refused deadlines, bad moments.
-//! Requests come over a real connection.
+//! A small fake of Pub/Sub with documented features of the service that Google's emulator lacks:
+//! exactly-once delivery, counted deliveries, rejected deadlines, and temporary errors. Requests
+//! arrive over a real connection.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::status;
 
-/// How long a pull waits for a message.
+/// The maximum time that a pull waits for a message.
 const BOUNDED: Duration = Duration::from_secs(3);
 
-/// The server; it ends when it is dropped.
+/// The server. It stops when this is dropped.
 pub(super) struct Fake {
-    /// Where it listens.
+    /// The address that the server listens on.
     pub(super) host: String,
     state: Arc<Mutex<State>>,
     _serving: DropGuard,
 }
 
-/// All it knows.
+/// The state of the server.
 #[derive(Default)]
 pub(super) struct State {
     topics: BTreeMap<String, api::Topic>,
     subscriptions: BTreeMap<String, Subscribed>,
     published: u64,
     deliveries: u64,
-    /// How the next requests of a method end, instead of being done.
+    /// Errors of the next requests of a method, which then have no effect.
     pub(super) faults: VecDeque<(&'static str, Status)>,
     /// The methods of all requests.
     pub(super) calls: Vec<String>,
-    /// What deadlines were set, in seconds.
+    /// The deadlines that were set, in seconds.
     pub(super) deadlines: Vec<i32>,
-    /// Whether pulls that found messages are not answered yet, and how many pulls wait for an
-    /// answer.
+    /// Whether pulls that found messages are held back, and the number of pulls that wait for a
+    /// response.
     pub(super) holds_pulls: bool,
     pub(super) waiting_pulls: usize,
-    /// By how much its clock is ahead.
+    /// The time by which the server's clock is ahead.
     pub(super) ahead: Duration,
 }
 
@@ -76,12 +76,12 @@ impl Fake {
         self.state.lock()
     }
 
-    /// Changes how a subscription is set up.
+    /// Changes the settings of a subscription.
     pub(super) fn configure(&self, name: &str, change: impl FnOnce(&mut api::Subscription)) {
         change(&mut self.state().subscriptions.get_mut(name).unwrap().config);
     }
 
-    /// Ends all leases, as if their time were over.
+    /// Ends all leases, as if they had expired.
     pub(super) fn expire(&self, name: &str) {
         let now = Instant::now();
         for kept in &mut self.state().subscriptions.get_mut(name).unwrap().messages {
@@ -89,12 +89,12 @@ impl Fake {
         }
     }
 
-    /// How often each message was delivered, oldest first.
+    /// The number of deliveries of each message, oldest first.
     pub(super) fn deliveries(&self, name: &str) -> Vec<i32> {
         self.state().subscriptions[name].messages.iter().map(|kept| kept.deliveries).collect()
     }
 
-    /// How many messages a subscription has, and how many of those are free.
+    /// The number of messages of a subscription, and how many of them are not leased.
     pub(super) fn messages(&self, name: &str) -> (usize, usize) {
         let state = self.state();
         let messages = &state.subscriptions[name].messages;
@@ -130,7 +130,7 @@ async fn answer(
         let _ = stream.flow_control().release_capacity(data.len());
         body.extend_from_slice(&data);
     }
-    // A byte that says that nothing is compressed, and four of the length.
+    // Skip a byte that says that the message is not compressed, and four bytes with its length.
     body.advance(5);
     let lock = || state.lock();
     let mut result = Ok(());
@@ -159,7 +159,7 @@ async fn answer(
     let _ = out.send_trailers(trailers);
 }
 
-/// A time as gRPC writes it.
+/// Parses a time in the format of gRPC.
 fn time(text: &str) -> Duration {
     let (number, unit) = text.split_at(text.len() - 1);
     let number: u64 = number.parse().unwrap();
@@ -172,7 +172,7 @@ fn time(text: &str) -> Duration {
     }
 }
 
-/// Waits until a pull has something to bring.
+/// Waits until a pull has a message to return, or its time is over.
 async fn wait_for_messages<'a>(state: &impl Fn() -> MutexGuard<'a, State>, body: &[u8]) {
     let request = api::PullRequest::decode(body).unwrap();
     let end = Instant::now() + BOUNDED;
@@ -323,8 +323,8 @@ impl State {
         Ok(api::PullResponse { received_messages }.encode_to_vec())
     }
 
-    /// Does something to each message that is held by one of these ids; those that it says
-    /// no to are done. The others fail, where the subscription tells.
+    /// Calls `change` for each message that is held under one of these ids. If `change` returns
+    /// false, the message is deleted. Other ids fail if the subscription reports them.
     fn each_held(
         &mut self,
         subscription: &str,

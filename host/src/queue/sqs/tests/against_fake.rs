@@ -1,4 +1,4 @@
-//! Against the fake, which behaves as the service is documented to.
+//! Tests against the fake, which behaves as the service's documentation says.
 
 use super::fake::{self, Fake, What};
 use super::*;
@@ -131,7 +131,7 @@ async fn a_thousand_messages_take_a_quarter_of_a_request_each() {
         }
         held.extend(found);
     }
-    // Many tasks at about the same time, as in a host; each asks for itself.
+    // Many tasks run at about the same time, as in a host. Each sends its own requests.
     let renewals = held.iter().map(|message| queue.extend(&message.receipt, LONG));
     let renewed = join_all(renewals).await.into_iter().map(Result::unwrap);
     let receipts: Vec<Receipt> = renewed.collect();
@@ -147,8 +147,8 @@ async fn a_thousand_messages_take_a_quarter_of_a_request_each() {
     assert_eq!(queue.inner.copies.len(), 0);
 }
 
-/// How many requests a host makes for each of 400 tasks of this length. It runs two at a time and
-/// leases up to four ahead, as `host run --parallel 2` does.
+/// The number of requests that a host makes per task, for 400 tasks of this length. The host runs
+/// two tasks at a time and leases up to four ahead, as `host run --parallel 2` does.
 async fn requests_per_task(length: Duration) -> f64 {
     const TASKS: usize = 400;
     let (fake, queue) = standard().await;
@@ -217,11 +217,11 @@ async fn a_message_is_held_for_as_long_as_the_service_allows_and_then_lost_with_
     let queue = queue_with_max_lease(&fake, most).await;
     send(&queue, &["1"]).await;
     let message = lease_one(&queue, most).await;
-    // More than is left is cut to what is left, and not refused by the service.
+    // A longer duration is cut to the rest, so that the service does not reject it.
     let receipt = queue.extend(&message.receipt, LONG).await.unwrap();
     let row = queue.inner.leases.get(&receipt).unwrap();
     assert!(row.until <= row.held.received + most, "{row:?}");
-    // As if nearly all of that time were over.
+    // Make it look as if nearly all of that time had passed.
     let received = row.held.received - most + SHORT / 2;
     let held = LeasedMessage { received, ..(*row.held).clone() };
     let old = queue.inner.leases.add(Arc::new(held), row.until);
@@ -290,7 +290,7 @@ async fn a_lease_that_the_service_has_ended_is_lost() {
     let messages = lease(&queue, 2, LONG).await;
     fake.with(NAME, |q| q.expire());
     check_lost(queue.extend(&messages[0].receipt, LONG).await);
-    // The other is somebody else's by now.
+    // Another host now holds the other message.
     let other = self::queue(&fake).await;
     assert_eq!(lease(&other, 10, LONG).await.len(), 2);
     check_lost(queue.extend(&messages[1].receipt, LONG).await);
@@ -303,8 +303,8 @@ async fn each_caller_gets_the_result_of_its_own_message() {
     send(&queue, &["1", "2", "3"]).await;
     let messages = lease(&queue, 3, LONG).await;
     let before = made(&queue);
-    // One that the service failed at is tried again, for all that it matters; one that was
-    // wrong is not.
+    // An entry that failed because of the service is retried. An entry that failed because of the
+    // caller is not.
     fake.fail("DeleteMessageBatch", 1, What::Entries(vec![0], "InternalError", false));
     fake.fail("DeleteMessageBatch", 1, What::Entries(vec![0], "ReceiptHandleIsInvalid", true));
     let acks = messages.iter().map(|message| queue.ack(&message.receipt));
@@ -400,7 +400,7 @@ async fn what_nobody_takes_is_given_back_before_its_lease_is_over() {
     while in_flight() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // It was given back: the receive is accounted for.
+    // The message was released, so its receive has a known outcome.
     let message = lease_one(&self::queue(&fake).await, LONG).await;
     assert_eq!((message.attempts, message.unaccounted), (0, 0));
 }
@@ -427,7 +427,7 @@ async fn the_order_within_a_group_is_kept() {
     }
     let first = lease(&queue, 1, LONG).await.remove(0);
     assert_eq!(&*first.body, b"0");
-    // The rest waits for it, wherever it is asked for.
+    // The other messages of the group wait for this one, in every process.
     assert!(lease(&open(&fake, ORDERED, &access).await, 10, LONG).await.is_empty());
     queue.release(&first.receipt, NONE, Release::Failed("x")).await.unwrap();
     let mut seen = Vec::new();
@@ -448,7 +448,7 @@ async fn without_a_group_nothing_waits_for_anything() {
     let fake = Fake::default();
     fake.make(ORDERED, |_| {});
     let queue = open(&fake, ORDERED, &Access::default()).await;
-    // Equal bodies are not taken for copies of one message.
+    // Equal bodies are not treated as copies of one message.
     send(&queue, &["1", "1", "1"]).await;
     assert_eq!(lease(&queue, 1, LONG).await.len(), 1);
     assert_eq!(lease(&queue, 10, LONG).await.len(), 2);
@@ -476,7 +476,7 @@ async fn a_message_that_was_received_too_often_is_where_the_policy_moves_it() {
     let queue = queue(&fake).await;
     assert!(queue.limits_deliveries() && !queue.charges_for_holding());
     send(&queue, &["1"]).await;
-    // Hosts that stop, and executions that fail, are told, and use up nothing.
+    // Drains and failed executions are recorded, and use up no receives.
     for attempts in 0..5 {
         let message = lease_one(&queue, LONG).await;
         assert_eq!((message.attempts, message.unaccounted), (attempts, 0));
@@ -484,7 +484,7 @@ async fn a_message_that_was_received_too_often_is_where_the_policy_moves_it() {
         let message = lease_one(&queue, LONG).await;
         queue.release(&message.receipt, NONE, Release::Failed("x")).await.unwrap();
     }
-    // Those whose hosts are killed are counted by the service.
+    // The service counts the deliveries of hosts that are killed.
     for unaccounted in 0..2 {
         let message = lease_one(&self::queue(&fake).await, LONG).await;
         assert_eq!((message.attempts, message.unaccounted), (5, unaccounted));
@@ -512,7 +512,7 @@ async fn on_a_fifo_queue_a_message_that_is_held_ahead_uses_up_a_receive() {
     send(&queue, &["1"]).await;
     for _ in 0..8 {
         let message = lease_one(&queue, LONG).await;
-        // How often it was received says nothing.
+        // The number of receives carries no information.
         assert_eq!((message.attempts, message.deaths, message.unaccounted), (0, 0, 0));
         queue.release(&message.receipt, NONE, Release::Uncounted).await.unwrap();
     }
@@ -532,7 +532,7 @@ async fn what_was_only_held_by_hosts_that_were_killed_was_never_tried() {
         }
         fake.with(NAME, |q| q.expire());
     }
-    // A host that stops does not make it forgotten. An execution that comes to an end does.
+    // A drain does not reset the number. An execution that ends does.
     let message = lease_one(&queue, LONG).await;
     queue.release(&message.receipt, NONE, Release::Uncounted).await.unwrap();
     let held = lease(&queue, 10, LONG).await;
@@ -568,7 +568,7 @@ async fn a_copy_that_could_not_be_deleted_is_not_run_again() {
     for _ in 0..2 {
         let released = queue.release(&message.receipt, NONE, Release::Failed("x")).await;
         check_unavailable(released, &["AccessDenied", "allow sqs:DeleteMessage on this queue"]);
-        // And it is sent again once only.
+        // The message is sent again only once.
         assert_eq!(fake.with(NAME, |q| q.bodies().len()), 2);
     }
     fake.with(NAME, |q| q.expire());
@@ -665,7 +665,7 @@ async fn who_may_not_send_gives_back_all_the_same() {
         assert_eq!(message.attempts, attempts);
         queue.release(&message.receipt, NONE, Release::Failed("x")).await.unwrap();
     }
-    // It was tried once.
+    // Sending was attempted only once.
     assert_eq!(made(&queue).send, 2);
 }
 
@@ -680,7 +680,7 @@ async fn reasons_that_do_not_fit_are_left_out() {
     queue.release(&message.receipt, NONE, Release::Failed(&why)).await.unwrap();
     let message = lease_one(&queue, LONG).await;
     assert_eq!((message.attempts, message.failures.len()), (1, 0));
-    // No room even for the number: only this host knows.
+    // If even the count does not fit, only this host knows it.
     send(&queue, &[&"z".repeat(1024)]).await;
     let full = lease_one(&queue, LONG).await;
     queue.release(&full.receipt, NONE, Release::Failed("x")).await.unwrap();

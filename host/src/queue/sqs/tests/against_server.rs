@@ -1,4 +1,4 @@
-//! Against the server that the test command starts.
+//! Tests against the server that the test command starts.
 
 use super::*;
 use crate::queue;

@@ -1,7 +1,8 @@
-//! SQS in this process, as its documentation says that it behaves: emulators are kinder.
+//! A fake of SQS in this process. It behaves as the documentation says, because emulators are less
+//! strict than the service.
 //!
-//! It speaks the service's JSON protocol below the SDK, without sockets. Its clock is the real
-//! one; what takes hours is set to seconds.
+//! The fake implements the service's JSON protocol below the SDK, without sockets. Its clock is the
+//! real clock. Limits that are hours in the service can be set to seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -34,12 +35,12 @@ pub(super) struct Fake {
 struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Vec<Fault>>,
-    /// By how many seconds its clock is ahead.
+    /// The number of seconds by which the fake's clock is ahead.
     ahead: AtomicI64,
     changed: Notify,
 }
 
-/// What goes wrong with the next requests of that kind.
+/// A fault in the next requests of one kind.
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     /// The name of the operation.
@@ -50,15 +51,15 @@ pub(super) struct Fault {
 
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    /// This error, and nothing is done.
+    /// The service returns this error, and does nothing.
     Refuse(u16, &'static str),
-    /// The entries with these numbers fail; true if it is the caller's fault.
+    /// The entries with these indexes fail. The flag says whether the caller is at fault.
     Entries(Vec<usize>, &'static str, bool),
-    /// It is done, and the connection breaks before the answer.
+    /// The operation is done, but the connection breaks before the response.
     LoseAnswer,
 }
 
-/// An error of the service: its code, and what it says.
+/// An error of the service: its code and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused(&'static str, String);
 
@@ -67,7 +68,7 @@ fn refused<T>(code: &'static str, text: impl Into<String>) -> Result<T, Refused>
 }
 
 impl Fake {
-    /// Makes a queue, and sets it up.
+    /// Creates a queue and applies `set_up` to it.
     pub(super) fn make(&self, name: &str, set_up: impl FnOnce(&mut Queue)) -> String {
         let mut queue = Queue::new(name);
         set_up(&mut queue);
@@ -75,7 +76,7 @@ impl Fake {
         url(name)
     }
 
-    /// Does something to a queue.
+    /// Calls `look` with a queue.
     pub(super) fn with<T>(&self, name: &str, look: impl FnOnce(&mut Queue) -> T) -> T {
         look(self.shared.store.lock().queues.get_mut(name).expect("there is no such queue"))
     }
@@ -88,18 +89,18 @@ impl Fake {
         self.shared.store.lock().queues.remove(name);
     }
 
-    /// Makes that many of the next requests of this kind go wrong.
+    /// Makes this number of the next requests of a kind fail.
     pub(super) fn fail(&self, of: &'static str, times: usize, what: What) {
         let mut faults = self.shared.faults.lock();
         faults.push(Fault { of, times, what });
     }
 
-    /// Sets its clock so many seconds ahead.
+    /// Sets the fake's clock ahead by this number of seconds.
     pub(super) fn set_clock(&self, ahead: i64) {
         self.shared.ahead.store(ahead, Relaxed);
     }
 
-    /// An answer with the date that it is by its clock.
+    /// A response with the date of the fake's clock.
     fn response(&self, status: u16, body: Value) -> HttpResponse {
         let status = StatusCode::try_from(status).expect("a status");
         let mut response = HttpResponse::new(status, body.to_string().into());
@@ -215,7 +216,7 @@ impl Fake {
                 self.shared.changed.notify_waiters();
                 return Ok(json!({"Messages": found}));
             }
-            // Leases that end are not announced.
+            // The end of a lease causes no notification.
             let soon = until.min(Instant::now() + Duration::from_millis(20));
             tokio::select! {
                 () = self.shared.changed.notified() => {}

@@ -17,7 +17,7 @@ struct Large {
     queue: SqsQueue,
 }
 
-/// A queue for messages of 2,000 bytes, and a bucket for the others.
+/// A queue for messages of up to 2,000 bytes, and a bucket for larger ones.
 async fn large() -> Large {
     let fake = Fake::default();
     fake.make(NAME, |queue| queue.limit = 2000);
@@ -30,7 +30,7 @@ async fn open(fake: &Fake, store: &Arc<InMemory>, bucket: Option<&str>) -> SqsQu
     open_with(fake, store, bucket, None).await
 }
 
-/// With bodies that may also be reports.
+/// Opens a queue whose bodies may also be reports.
 async fn open_for_reports(large: &Large) -> SqsQueue {
     open_with(&large.fake, &large.store, Some("s3://bodies/here"), Some(is_report)).await
 }
@@ -55,14 +55,14 @@ fn is_report(body: &[u8]) -> bool {
     body.windows(11).any(|text| text == b"\"exception\"")
 }
 
-/// A task with that many characters of payload.
+/// A task with this number of characters in its payload.
 fn task(characters: usize) -> Bytes {
     let payload = "ü".repeat(characters);
     let info = r#"{"name": "A", "base_directory": "d"}"#;
     format!(r#"{{"basic_info": {info}, "payload_info": "{payload}"}}"#).into()
 }
 
-/// Sends a message that points there, as anybody may who can send messages.
+/// Sends a message that points to this object. Anyone who can send messages can do this.
 fn forge(fake: &Fake, bucket: &str, key: &str) {
     let pointer = json!([
         "software.amazon.payloadoffloading.PayloadS3Pointer",
@@ -93,7 +93,7 @@ async fn a_large_body_goes_through_the_bucket_and_is_gone_when_it_is_done() {
     assert_eq!(pointer, expected);
     assert!(key.starts_with("here/"), "{key}");
 
-    // It is there again after a failure, as often as need be.
+    // The message is delivered again after each failure.
     for attempts in 0..3 {
         let found = queue.lease(10, LONG, NONE).await.unwrap();
         for message in found {
@@ -151,7 +151,8 @@ const NAMES: [&str; 3] = [
 async fn forged_pointers_neither_tell_nor_delete_anything() {
     let Large { fake, store, queue } = large().await;
     const SECRET: &str = "a secret";
-    // A task and a component under names that are no bodies', and under such names what is none.
+    // Valid tasks and a component under names that are not names of bodies, and other data under
+    // names of bodies.
     let objects = [
         ("components/NO_OP.wasm".to_owned(), Bytes::from(SECRET)),
         ("here/task.json".to_owned(), task(1)),
@@ -200,8 +201,9 @@ async fn a_report_is_a_body_only_for_who_looks_for_reports() {
     assert!(objects(&large.store).await.is_empty());
 }
 
-/// What remains: who knows the name of another message's body can have its task run in the place
-/// of that message, which then says where its body was.
+/// A remaining weakness: a sender who knows the name of another message's body can have that task
+/// run under their own message. The other message is then reported with the location of its missing
+/// body.
 #[tokio::test]
 async fn a_body_with_two_messages_is_the_first_ones() {
     let Large { fake, store, queue } = large().await;
@@ -217,7 +219,7 @@ async fn a_body_with_two_messages_is_the_first_ones() {
     let first = queue.lease(1, LONG, NONE).await.unwrap().remove(0);
     let problem = first.unread.unwrap();
     assert!(problem.contains(&key) && problem.contains("does not exist"), "{problem}");
-    // A lease that is over deletes neither message nor body.
+    // An expired lease deletes neither the message nor the body.
     queue.send(&[task(3000)]).await.remove(0).unwrap();
     let message = queue.lease(1, SHORT, NONE).await.unwrap().remove(0);
     tokio::time::sleep_until(queue.until(&message.receipt).unwrap()).await;

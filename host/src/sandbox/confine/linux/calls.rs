@@ -1,8 +1,9 @@
-//! The system calls that executing a guest takes. Every other one fails with EPERM on the threads
-//! that this filter is put on.
+//! The system calls that executing a guest needs. On the threads with this filter, every other call
+//! fails with EPERM.
 //!
-//! None of them takes a name of a file: a guest's thread gets its files open. The filter can see
-//! numbers, so that memory never becomes code, and a thread signals nobody but itself, to abort.
+//! None of the allowed calls takes a file name: a guest's thread receives its files open. The
+//! filter can check numeric arguments. It uses them to deny executable memory, and to let a thread
+//! signal only itself, with SIGABRT.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +14,9 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Calls that are allowed whatever their arguments are.
+/// Calls that are allowed with any arguments.
 const FREE: &[c_long] = &[
-    // Open files. Libraries choose among these by what the kernel has.
+    // Open files. Libraries choose among these by what the kernel supports.
     libc::SYS_close,
     libc::SYS_read,
     libc::SYS_readv,
@@ -49,7 +50,8 @@ const FREE: &[c_long] = &[
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
     libc::SYS_restart_syscall,
-    // Traps of guests are signals; one that is not theirs has to end the process as usual.
+    // Traps of guests are signals. A fault that is not a guest's trap must end the process as
+    // usual.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -63,7 +65,7 @@ const FREE: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What is asked of an open file, none of which reaches beyond it.
+/// The `fcntl` commands that are allowed. They affect only the open file itself.
 const FCNTL: [i32; 8] = [
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
@@ -75,11 +77,12 @@ const FCNTL: [i32; 8] = [
     libc::F_GET_SEALS,
 ];
 
-/// What wasmtime asks which pages of a memory were written: `PAGEMAP_SCAN`, with a `struct
-/// pm_scan_arg` of twelve 64-bit numbers.
+/// The request with which wasmtime finds the pages of a memory that were written: `PAGEMAP_SCAN`,
+/// with a `struct pm_scan_arg` of twelve 64-bit numbers.
 const PAGEMAP_SCAN: u64 = opcode::read_write::<[u64; 12]>(b'f', 16) as u64;
-/// What a progress bar asks its terminal, when a log line is written beside it: `TIOCGWINSZ` and
-/// `TCGETS` of asm-generic/ioctls.h, whose type is not the same in all C libraries.
+/// The requests that a progress bar sends to its terminal when a log line is written beside it:
+/// `TIOCGWINSZ` and `TCGETS` of asm-generic/ioctls.h. The type of libc's constants differs between
+/// C libraries.
 const TERMINAL: [u64; 2] = [0x5413, 0x5401];
 
 #[cfg(target_arch = "x86_64")]
@@ -87,10 +90,10 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// Puts the filter on this thread, for good.
+/// Applies the filter to this thread. It can't be removed.
 ///
 /// # Errors
-/// When the kernel has no filters, or this process may not use them.
+/// When the kernel does not support filters, or this process may not use them.
 pub(super) fn restrict() -> Result<(), Error> {
     seccompiler::apply_filter(&filter()?)
 }

@@ -1,4 +1,4 @@
-//! What a confined thread can't do, by the calls themselves, and what it still can.
+//! Tests which system calls a confined thread can make. They make the calls themselves.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use libc::{c_int, c_long};
 use super::super::possible;
 use super::*;
 
-/// A place with files of somebody else, and some that a task is given.
+/// A directory with files that a task is given, and other files.
 struct Place {
     root: tempfile::TempDir,
 }
@@ -35,7 +35,7 @@ impl Place {
     }
 }
 
-/// Runs `work` on a thread that is confined, as far as can be.
+/// Runs `work` on a thread that is confined as far as this kernel can.
 fn confined<T: Send>(work: impl FnOnce(Confinement) -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(|| work(confine())).join().expect("the thread's work"))
 }
@@ -47,20 +47,22 @@ fn name(path: &Path) -> CString {
 /// A system call by its number, with its result or the system's error number.
 macro_rules! call {
     ($number:expr $(, $argument:expr)*) => {{
-        // SAFETY: the pointers among the arguments are to memory that outlives the call, and the
-        // calls that are let through only read it, or write what is theirs.
+        // SAFETY: the pointers among the arguments point to memory that outlives the call. The
+        // calls that the filter allows only read this memory, or write to memory that is meant for
+        // them.
         let done = unsafe { libc::syscall($number $(, $argument)*) };
         if done < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap()) } else { Ok(done) }
     }};
 }
 
-/// Whether this kernel has what these tests are about. It is said if not: nothing else is tested.
+/// Whether this kernel supports seccomp filters. If not, the only thing that is tested is that the
+/// reported confinement says so.
 fn has_filters() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     status.lines().any(|line| line.starts_with("Seccomp_filters:"))
 }
 
-/// What the kernel says of a thread of this process.
+/// A field of the kernel's status of a thread of this process.
 fn status(thread: c_long, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(&format!("{field}:")));
@@ -74,7 +76,7 @@ fn the_filter_is_put_on_wherever_the_kernel_has_filters() {
     if !has_filters() {
         return;
     }
-    // The kernel's own word for it, of the thread while it lives, and not of the others.
+    // Reads the kernel's status of the confined thread while it lives, and of another thread.
     let (told, thread) = std::sync::mpsc::channel();
     let (looked, wait) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
@@ -111,7 +113,7 @@ fn what_guests_do_not_need_is_refused() {
     let other = call!(libc::SYS_gettid).unwrap();
 
     let refused = confined(move |confinement| {
-        // Without it the calls below would be made.
+        // Without the filter, the calls below would take effect.
         assert!(confinement.calls, "there is no filter");
         let none = std::ptr::null::<u8>();
         let (path, at) = (outside.as_ptr(), libc::AT_FDCWD);
@@ -121,7 +123,7 @@ fn what_guests_do_not_need_is_refused() {
         let room = bytes.as_ptr();
         let argv = [none, none];
         vec![
-            // Files: their modes, owners, times by name, attributes, and special ones.
+            // Files: modes, owners, times, attributes, special files.
             ("fchmodat", call!(libc::SYS_fchmodat, at, path, 0o777)),
             ("fchmodat2", call!(452, at, path, 0o777, 0)),
             ("fchmod", call!(libc::SYS_fchmod, file, 0o777)),
@@ -247,19 +249,19 @@ fn what_guests_do_not_need_is_refused() {
     let done: Vec<_> = refused.into_iter().filter(|(_, done)| *done != Err(libc::EPERM)).collect();
     assert!(done.is_empty(), "not refused with EPERM: {done:?}");
 
-    // By the ways that libraries take, too: nothing came of them.
+    // None of the calls had an effect.
     assert_eq!(fs::read(place.path("outside/file")).unwrap(), b"content");
     assert!(receiver.recv(&mut [0; 8]).is_err(), "a datagram was sent");
 }
 
-/// A program in memory.
+/// An anonymous file with a program.
 fn memory() -> Result<c_long, c_int> {
     let memory = call!(libc::SYS_memfd_create, c"program".as_ptr(), 0)?;
     call!(libc::SYS_write, memory, c"#!/bin/true\n".as_ptr(), 12)?;
     Ok(memory)
 }
 
-/// With both walls, and by each of the two alone.
+/// Tests Landlock and seccomp together, and each of them alone.
 #[test]
 fn no_file_is_opened_or_changed_by_its_name() {
     let place = Place::new();
@@ -339,8 +341,8 @@ fn a_confined_thread_can_still_end_the_process() {
         confined(|_| match &*how {
             "abort" => std::process::abort(),
             "exit" => std::process::exit(7),
-            // A bad access of the host's own code: the handler that looks for traps of guests
-            // gives the signal back to the system.
+            // A bad memory access in the host's own code: wasmtime's handler for traps must pass
+            // the signal on to the system.
             _ => call_nowhere(),
         });
     }
@@ -356,10 +358,10 @@ fn a_confined_thread_can_still_end_the_process() {
 
 fn call_nowhere() {
     let engine = wasmtime::Engine::default();
-    // Its handlers are those of a host.
+    // This installs the same signal handlers as in a host.
     let module = wasmtime::component::Component::new(&engine, "(component)");
     drop(module);
-    // SAFETY: not safe at all; the process is to end here.
+    // SAFETY: this write is invalid on purpose. It ends the process.
     unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
 }
 

@@ -22,7 +22,7 @@ fn a_file_is_there_until_the_last_who_has_it_open_is_gone() {
     assert_eq!(&stream.read(100).unwrap()[..], b"still here");
     drop(stream);
     assert_eq!(g.quota.written(), 3, "what is gone may be written again");
-    // The same for a file that another replaces.
+    // The same for a file that a rename replaces.
     let old = g.create("old");
     old.write(b"old", Some(0)).unwrap();
     g.outputs().rename("f", g.outputs(), "old").unwrap();
@@ -128,7 +128,7 @@ fn what_is_left_is_handed_over_in_order_and_without_directories() {
     }
 }
 
-/// An input that counts how often its file is opened, and can refuse.
+/// An input that counts how many times its file is opened. Opening can be made to fail.
 struct Counted(AtomicUsize, Mutex<Option<i32>>, std::path::PathBuf);
 
 impl Source for Counted {

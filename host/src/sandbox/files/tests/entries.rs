@@ -37,7 +37,7 @@ fn files_and_directories_are_opened_as_posix_has_it() {
         ("none/x", create, READ, "no-entry"),
         ("file/x", create, READ, "not-directory"),
         ("new", create | exclusive, READ, "ok"),
-        // This flag does nothing: publishing decides when bytes are on a disk.
+        // This flag does nothing. Outputs become durable when they are published.
         ("file", none, READ | DescriptorFlags::FILE_INTEGRITY_SYNC, "ok"),
     ] {
         assert_eq!(code(g.outputs().open(path, open, flags)), want, "{path} {open:?} {flags:?}");
@@ -182,7 +182,7 @@ fn things_are_renamed_as_posix_has_it() {
     assert_eq!(g.names("."), ["other", "whole"]);
     assert_eq!(g.names("whole"), ["sub"]);
     assert_eq!(g.names("whole/sub"), ["in"]);
-    // To a directory that is open.
+    // A rename into an open directory.
     let tree::Node::Dir(sub) = dir.look("whole/sub").unwrap() else { panic!("a file") };
     dir.rename("other", &sub, "moved").unwrap();
     assert_eq!(code(dir.rename("whole", &sub, "x")), "invalid");

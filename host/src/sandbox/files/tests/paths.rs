@@ -1,4 +1,4 @@
-//! Paths: where they lead, and which ones outputs can have.
+//! Paths: how they are looked up, and which paths outputs can have.
 
 use super::*;
 use crate::sandbox::limits::{Limit, MAX_DEPTH};
@@ -133,7 +133,7 @@ fn directories_are_as_deep_as_can_be_published_however_they_get_there() {
         dir.make_dir(&path(depth).replace('d', "e")).unwrap();
     }
     assert_eq!(code(dir.rename("e", dir, &format!("{}/e", path(40)))), "quota");
-    // One level less is not too deep. The directories below count from their new place.
+    // One level less is not too deep. The depth of the moved directories is updated.
     dir.rename("e", dir, &format!("{}/e", path(39))).unwrap();
     let deepest = format!("{}/{}", path(39), path(25).replace('d', "e"));
     assert_eq!(code(dir.make_dir(&format!("{deepest}/f"))), "quota");

@@ -1,6 +1,6 @@
 //! The behaviour that wasmtime's own file-system programs require (`crates/test-programs`, release
-//! 48). Each test is named after its program. `docs/reference/files.md` lists all programs, and the
-//! differences on purpose.
+//! 48). Each test is named after its program. `docs/reference/files.md` lists all programs and the
+//! intended differences.
 
 use super::super::types::{
     DescriptorType, HostDescriptor, HostDirectoryEntryStream, NewTimestamp, PathFlags,
@@ -269,7 +269,7 @@ fn p1_path_exists_and_fd_readdir_and_p2_cli_directory_list() {
     assert_eq!(c.list(outputs), [("file".to_owned(), file), ("nested".to_owned(), dir)]);
     let nested = c.open("nested", nothing(), READ).unwrap();
     assert_eq!(c.list(nested), []);
-    // A listing's reader looks up the inode number by the name.
+    // Programs that list a directory look up the inode numbers by name.
     let none = PathFlags::empty();
     let by_name = c.files().metadata_hash_at(fd(outputs), none, "nested".to_owned()).unwrap();
     let by_fd = c.files().metadata_hash(fd(nested)).unwrap();
@@ -318,7 +318,7 @@ fn p1_fd_filestat_set_and_path_filestat() {
     let before = c.stat("file").unwrap();
     let then = types::Datetime { seconds: 1000, nanoseconds: 7 };
     let (same, set) = (NewTimestamp::NoChange, NewTimestamp::Timestamp(then));
-    // Also by a descriptor that only reads.
+    // A descriptor that is open only for reading can set times too.
     c.files().set_times(fd(file), same, set).unwrap();
     let after = c.stat("file").unwrap();
     assert_eq!(time(after.data_modification_timestamp), Some((1000, 7)));
@@ -341,7 +341,7 @@ fn p1_file_truncation_and_file_write_and_fd_flags_set() {
     c.close(file);
     let file = c.open("file", OpenFlags::TRUNCATE, READ | WRITE).unwrap();
     assert_eq!(c.read(file, 100, 0).unwrap(), (vec![], true));
-    // A stream that appends writes to the end, wherever that is.
+    // A stream that appends writes to the current end of the file.
     let mut end = c.writer(file, None).unwrap();
     written(&mut end, b"one").unwrap();
     written(&mut end, b"two").unwrap();
@@ -461,7 +461,7 @@ fn p2_adapter_badfd() {
     let mut c = calls();
     let file = c.open("file", CREATE, READ | WRITE).unwrap();
     c.close(file);
-    // An unknown descriptor stops the guest: libraries never use one.
+    // An unknown descriptor traps. Libraries never use one.
     assert!(code(c.files().stat(fd(file))).starts_with("trap: "));
     // A stream's error has a code.
     let file = c.open("file", nothing(), READ | WRITE).unwrap();

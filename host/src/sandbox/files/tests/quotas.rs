@@ -83,7 +83,7 @@ fn a_limit_of_the_process_is_told_from_one_of_the_task() {
     assert_eq!(g.quota.refused_open(), Some(Limit::ProcessFiles(open.len() as u64)));
 }
 
-/// Limits with so many bytes of the host's memory beside what is set aside.
+/// Limits with `bytes` of the host's memory in addition to the reserved part.
 fn with_host_memory(bytes: u64) -> Limits {
     Limits { output_files: 1000, host_memory: ByteSize(LIMITS.set_aside() + bytes), ..LIMITS }
 }
@@ -100,7 +100,7 @@ fn what_the_host_holds_for_a_guest_has_a_limit() {
     dir.remove_dir("0").unwrap();
     dir.make_dir("again").unwrap();
 
-    // What is open counts too, and is no limit of open files.
+    // Open files count too. The limit that is exceeded is not the one of open files.
     let g = guest_with(vec![], &limits);
     g.write("f", "");
     let open: Vec<_> = (0..20).map_while(|_| g.open("f", OpenFlags::empty(), READ).ok()).collect();
@@ -134,7 +134,7 @@ fn room_for_bytes_to_come_counts_as_memory() {
         let file = g.create(name);
         (0..9).for_each(|_| file.write(&[7; 1 << 10], None).unwrap());
     };
-    // A file of 9 KiB that grew has room for 16 KiB, and 64 KiB may be kept.
+    // A file that grew to 9 KiB has a capacity of 16 KiB, and 64 KiB may be kept in memory.
     let g = guest();
     for name in ["a", "b", "c", "d", "e"] {
         append(&g, name);

@@ -1,4 +1,4 @@
-//! Times, numbers and sizes.
+//! Times, inode numbers and sizes.
 
 use std::collections::BTreeSet;
 
@@ -44,7 +44,7 @@ fn states_tell_of_the_task_and_of_nothing_else() {
     assert!(told(&node).1[1] >= last && told(&node).1[0] == (1_000_000_000, 5));
     let bad = types::Datetime { seconds: 0, nanoseconds: 1_000_000_000 };
     assert_eq!(set(NewTimestamp::Timestamp(bad), NewTimestamp::NoChange), "invalid");
-    // A new entry changes its directory.
+    // A new entry changes the time of its directory.
     let top = told(&g.outputs().look(".").unwrap()).1[1];
     g.outputs().make_dir("dir").unwrap();
     assert!(told(&g.outputs().look(".").unwrap()).1[1] >= top);

@@ -1,4 +1,4 @@
-//! What the fake keeps, and what it does with it.
+//! The state of the fake, and the operations on it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Refused, refused, url};
 
-/// Bytes of one request.
+/// The maximum number of bytes of one request.
 const MOST_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Default)]
@@ -22,19 +22,19 @@ pub(in super::super) struct Queue {
     pub(in super::super) is_fifo: bool,
     /// MaximumMessageSize.
     pub(in super::super) limit: usize,
-    /// The longest visibility timeout, all extensions together: 12 hours in the service.
+    /// The maximum visibility timeout, including all extensions: 12 hours in the service.
     pub(in super::super) max_lease: Duration,
-    /// Messages in flight, at the most: 120,000 in the service.
+    /// The maximum number of messages in flight: 120,000 in the service.
     pub(in super::super) most_in_flight: usize,
     /// The name of the dead-letter queue, and maxReceiveCount.
     pub(in super::super) redrive: Option<(String, u32)>,
     pub(in super::super) settings: HashMap<String, String>,
-    /// In the order in which they were sent.
+    /// The messages, in the order in which they were sent.
     messages: BTreeMap<u64, Message>,
     sent: u64,
     receives: u64,
     seen: HashSet<String>,
-    /// What was given out to which attempt.
+    /// The messages that each receive attempt got.
     attempts: HashMap<String, Vec<u64>>,
     purged: Option<Instant>,
 }
@@ -48,7 +48,7 @@ struct Message {
     sent: u128,
     visible: Instant,
     receives: u32,
-    /// Of the last receive.
+    /// The handle of the last receive.
     handle: String,
     received: Instant,
 }
@@ -171,12 +171,12 @@ impl Queue {
         }
     }
 
-    /// The bodies that are there, oldest first.
+    /// The bodies of all messages, oldest first.
     pub(in super::super) fn bodies(&self) -> Vec<String> {
         self.messages.values().map(|message| message.body.clone()).collect()
     }
 
-    /// Messages that somebody holds.
+    /// The number of messages that are leased.
     pub(in super::super) fn in_flight(&self) -> usize {
         let now = Instant::now();
         self.messages.values().filter(|message| message.is_in_flight(now)).count()
@@ -192,7 +192,7 @@ impl Queue {
         self.messages.values().map(|message| message.group.clone()).collect()
     }
 
-    /// Ends all leases, as if their time were over.
+    /// Ends all leases, as if they had expired.
     pub(in super::super) fn expire(&mut self) {
         let now = Instant::now();
         for message in self.messages.values_mut() {
@@ -283,7 +283,7 @@ impl Queue {
             }
             (true, None) => return refused("InvalidParameterValue", "MessageDeduplicationId"),
             (false, Some(_)) => return refused("InvalidParameterValue", "not a FIFO queue"),
-            // Only the first one is delivered.
+            // Only the first message with this id is delivered.
             (true, Some(key)) if !self.seen.insert(key.to_owned()) => return Ok(id),
             _ => {}
         }
@@ -292,7 +292,7 @@ impl Queue {
         Ok(id)
     }
 
-    /// What is received, and what is moved to the dead-letter queue instead.
+    /// The messages that are received, and those that are moved to the dead-letter queue instead.
     fn receive(
         &mut self,
         max: usize,
@@ -307,7 +307,7 @@ impl Queue {
         }
         let room = self.most_in_flight.saturating_sub(self.in_flight());
         if room == 0 {
-            // A long poll is not told.
+            // A long poll does not report this error.
             return match long {
                 true => Ok((Vec::new(), Vec::new())),
                 false => refused("OverLimit", "Too many messages in flight"),
@@ -316,7 +316,7 @@ impl Queue {
         let in_flight = self.messages.values().filter(|message| message.is_in_flight(now));
         let busy: HashSet<String> = in_flight.filter_map(|message| message.group.clone()).collect();
         let (mut found, mut dead, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
-        // Groups of which an earlier message waits.
+        // Groups in which an earlier message is waiting.
         let mut passed: HashSet<String> = HashSet::new();
         for (number, message) in &mut self.messages {
             if found.len() >= max.min(room) {
@@ -350,7 +350,7 @@ impl Queue {
         Ok((found, dead))
     }
 
-    /// The number of the message that a handle is for, if it is still there and was not
+    /// The number of the message that a handle belongs to, if the message still exists and was not
     /// received again since.
     fn handled(&self, entry: &Value) -> Result<Option<u64>, Refused> {
         let handle = entry["ReceiptHandle"].as_str().unwrap_or_default();
@@ -403,7 +403,7 @@ impl Queue {
 }
 
 impl Message {
-    /// As it is given out.
+    /// The message as it is delivered.
     fn shown(&self) -> Value {
         let mut system = json!({
             "ApproximateReceiveCount": self.receives.to_string(),
