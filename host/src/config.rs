@@ -111,18 +111,18 @@ pub struct DataSettings {
     /// Prefix of the components in the bucket: PREFIX/NAME.wasm
     #[arg(long, value_name = "PREFIX", default_value = "components", value_parser = parse::component_prefix)]
     pub component_prefix: Prefix,
-    /// What tasks that name inputs themselves may read outside of their base directory: prefixes in
-    /// the bucket, separated by colons, or / for the whole bucket [default: nothing]
+    /// Prefixes in the bucket that the plan of a task may read outside of its base directory,
+    /// separated by colons, or / for the whole bucket [default: none]
     #[arg(long, value_name = "PREFIXES", value_parser = parse::readable)]
     pub readable: Option<Prefixes>,
-    /// Leave a receipt for each finished task, below _receipts in the bucket, and do not run a task
-    /// again that has one
+    /// Write a receipt for each finished task, below _receipts in the bucket, and do not run a task
+    /// that has a receipt
     #[arg(long)]
     pub receipts: bool,
-    /// As --receipts, but run a task again if its component or an input has changed since
+    /// Like --receipts, but run a task again if its component or an input has changed
     #[arg(long)]
     pub skip_unchanged: bool,
-    /// Store what each attempt of a task prints below this prefix in the bucket, as
+    /// Store the log of each attempt below this prefix in the bucket, as
     /// PREFIX/NAME/ID/MESSAGE.ATTEMPT.log [default: none]
     #[arg(long, value_name = "PREFIX", value_parser = parse::component_prefix)]
     pub logs: Option<Prefix>,
@@ -182,8 +182,8 @@ pub struct WorkSettings {
     /// Lease duration, from 2s to 12h; the host renews the leases of the tasks it holds
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse::lease)]
     pub lease: Duration,
-    /// Give tasks random numbers and times that follow from the task alone, so that each run of a
-    /// task does the same
+    /// Give tasks random numbers and times that depend only on the task, so that each run of a task
+    /// does the same
     #[arg(long)]
     pub deterministic: bool,
 }
@@ -195,8 +195,8 @@ pub struct StopSettings {
     /// Stop when the queue is empty and no worker holds a task of it
     #[arg(short = 'x', long)]
     pub exit_when_empty: bool,
-    /// Stop when no task could be leased for this time, whatever other workers hold; of a fleet, the
-    /// worker with the number 0 stays until the queue is empty
+    /// Stop when no task could be leased for this time, even if other workers hold tasks; worker 0 of
+    /// a fleet stays until the queue is empty
     #[arg(long, value_name = "TIME", value_parser = parse::positive_duration)]
     pub exit_when_idle: Option<Duration>,
     /// Stop after this many tasks are done or rejected
@@ -212,11 +212,11 @@ pub struct StopSettings {
         value_parser = parse::duration
     )]
     pub grace: Duration,
-    /// Whose notices that this machine will be taken away make the host stop: aws, google, azure,
+    /// Cloud whose notices make the host drain before it takes the machine away: aws, google, azure,
     /// none, or auto, which is the cloud that the machine is in
     #[arg(long, value_name = "CLOUD", default_value = "auto", value_parser = parse::notices)]
     pub notice: Notices,
-    /// Exit with code 0 although tasks were rejected, or were released when the host was told to
+    /// Exit with code 0 even if tasks were rejected, or were released because the host was told to
     /// stop
     #[arg(long)]
     pub exit_zero: bool,
@@ -262,7 +262,7 @@ pub struct TaskSettings {
     /// Maximum number of files and directories a task may have open
     #[arg(long, value_name = "N", default_value = "1000", value_parser = parse::open_files)]
     pub max_open_files: u64,
-    /// Maximum bytes to keep of what a task prints: the end of it
+    /// Maximum size of the log of an attempt; its end is kept
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse::log)]
     pub max_log: ByteSize,
     /// Maximum memory of the host for a task, beside its outputs [default: 24MiB, and 3KiB more for
@@ -320,8 +320,8 @@ pub struct CacheSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Trust in components")]
 pub struct TrustSettings {
-    /// File with public keys of minisign: only components with a signature NAME.wasm.minisig by one
-    /// of them run [default: none]
+    /// File with minisign public keys: only components with a signature NAME.wasm.minisig by one of
+    /// them run [default: none]
     #[arg(long, value_name = "FILE", value_parser = parse::component_keys)]
     pub component_keys: Option<Keys>,
     /// Reject tasks of names that have no table [tasks.NAME] in host.toml
@@ -333,12 +333,12 @@ pub struct TrustSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Confinement")]
 pub struct ConfinementSettings {
-    /// Whether the host keeps itself to the files, TCP ports and system calls that it needs: on (as
-    /// far as the kernel can), require (or it does not start) or off
+    /// Restrict the host to the files, TCP ports and system calls that it needs: on (as far as the
+    /// kernel can), require (do not start if the kernel can't) or off
     #[arg(long, value_name = "HOW", default_value = "on", value_parser = parse::confine)]
     pub confine: Confine,
-    /// More files and directories that the host may use, separated by colons, such as the places
-    /// that links in the bucket lead to [default: none]
+    /// More files and directories that the host may use, separated by colons, such as the targets of
+    /// links in the bucket [default: none]
     #[arg(long, value_name = "PATHS", value_parser = parse::paths)]
     pub confine_allow: Option<Paths>,
 }

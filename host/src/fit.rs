@@ -147,14 +147,14 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     } else if limit <= attempts {
         let text = format!(
             "the service moves a message to {to} after it was received {limit} times, and a task \
-             has up to {attempts} attempts: the message may be gone before the last attempt, and \
+             has up to {attempts} attempts: the message may be moved before the last attempt, and \
              the error queue gets no report"
         );
         findings.push(Finding::new(Level::Problem, &queue(settings), text).cure(cure));
     } else if limit < attempts.saturating_add(FEW_DELIVERIES) {
         let text = format!(
             "the service moves a message to {to} after it was received {limit} times, and a task \
-             has up to {attempts} attempts: hosts that drain or are killed use up the few others"
+             has up to {attempts} attempts: hosts that drain or are killed use up the few remaining receives"
         );
         findings.push(Finding::new(Level::Warn, &queue(settings), text).cure(cure));
     }
@@ -204,7 +204,8 @@ fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) 
     let attempts = settings.timeout.saturating_mul(settings.max_attempts);
     let cure = "raise the queue's message retention period (SQS allows up to 14 days)";
     if kept < SHORT_RETENTION {
-        let text = format!("the service drops messages after {}, done or not", time(kept));
+        let text =
+            format!("the service deletes messages after {}, even if they are not done", time(kept));
         findings.push(Finding::new(Level::Warn, &queue(settings), text).cure(cure));
     } else if kept < attempts {
         let text = format!(
@@ -222,7 +223,7 @@ fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) 
         if let Some(shorter) = facts.retention.filter(|other| *other < kept) {
             let text = format!(
                 "the service drops messages after {}, sooner than the {} of the task queue: reports \
-                 may be gone before anybody reads them",
+                 may be deleted before anybody reads them",
                 time(shorter),
                 time(kept)
             );

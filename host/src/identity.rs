@@ -153,8 +153,7 @@ async fn of_ecs(url: &str) -> Result<Container, String> {
     if answer.status != 200 {
         return Err(format!("answers with status {}", answer.status));
     }
-    serde_json::from_str(&answer.text)
-        .map_err(|error| format!("answers what it should not: {error}"))
+    serde_json::from_str(&answer.text).map_err(|error| format!("the answer is not valid: {error}"))
 }
 
 /// The container program, if this process is the container's main process: only the main process

@@ -259,7 +259,7 @@ fn bare_task(at: &str, name: &str, payload: String) -> Result<Task, DecodeError>
 }
 
 fn id(at: &str, value: Value<'_>) -> Result<i64, DecodeError> {
-    let expected = "an integer of 64 bits, or a string that holds one";
+    let expected = "a 64-bit integer, or a string that contains one";
     let wrong = || DecodeError::expected(at, expected, value);
     if value.is_string() {
         string(at, value)?.parse().map_err(|_| wrong())
@@ -277,7 +277,7 @@ fn inputs(at: &str, value: Value<'_>) -> Result<Vec<BucketKey>, DecodeError> {
     let mut keys = Vec::new();
     for (i, item) in items.enumerate() {
         if i == MOST_INPUTS {
-            let problem = format!("has more than {MOST_INPUTS} keys, which is the most");
+            let problem = format!("has more than {MOST_INPUTS} keys, which is the maximum");
             return Err(DecodeError::new(at, problem));
         }
         let place = || format!("{at}[{i}]");
@@ -499,7 +499,7 @@ mod tests {
         check(
             r#"{"basic_info": {"id": NaN, "name": "A", "base_directory": "d"}}"#,
             Err(
-                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number NaN",
+                "basic_info.id: expected a 64-bit integer, or a string that contains one, found the number NaN",
             ),
         );
         check(
@@ -573,13 +573,13 @@ mod tests {
         check(
             &info(r#""name": "A", "base_directory": "d", "id": 1.5"#),
             Err(
-                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number 1.5",
+                "basic_info.id: expected a 64-bit integer, or a string that contains one, found the number 1.5",
             ),
         );
         check(
             &info(r#""name": "A", "base_directory": "d", "id": 9223372036854775808"#),
             Err(
-                "basic_info.id: expected an integer of 64 bits, or a string that holds one, found the number 9223372036854775808",
+                "basic_info.id: expected a 64-bit integer, or a string that contains one, found the number 9223372036854775808",
             ),
         );
         check(
@@ -629,8 +629,8 @@ mod tests {
         check(&keys(4_000_000), "basic_info.inputs: has more than 100000 keys");
         assert_eq!(decode(keys(MOST_INPUTS).as_bytes()).unwrap().inputs.len(), MOST_INPUTS);
         let digits = "9".repeat(10_000_000);
-        check(&info(&format!(r#""id": {digits}"#)), "basic_info.id: expected an integer");
-        check(&info(&format!(r#""id": "{digits}""#)), "basic_info.id: expected an integer");
+        check(&info(&format!(r#""id": {digits}"#)), "basic_info.id: expected a 64-bit integer");
+        check(&info(&format!(r#""id": "{digits}""#)), "basic_info.id: expected a 64-bit integer");
         check(&info(&format!(r#""inputs": ["{digits}"]"#)), "basic_info.inputs[0]: ");
         check(&info(&format!(r#""{digits}": 1"#)), "basic_info: has an unknown field");
         check(&format!(r#"{{"payload": [{}1]}}"#, "1,".repeat(5_000_000)), "payload: expected");

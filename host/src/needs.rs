@@ -60,7 +60,7 @@ pub enum PlanError {
         content: &'static str,
     },
     /// Two objects would have the same path.
-    #[error("`plan` asked for `{one}` and `{other}`, which both would be /inputs/{path}")]
+    #[error("`plan` asked for `{one}` and `{other}`, which would both be /inputs/{path}")]
     Twice {
         /// The path.
         path: BucketKey,
@@ -70,13 +70,13 @@ pub enum PlanError {
         other: BucketKey,
     },
     /// Too many inputs.
-    #[error("`plan` asked for more than {MOST_INPUTS} inputs, which is the most{}", below(.0))]
+    #[error("`plan` asked for more than the maximum of {MOST_INPUTS} inputs{}", below(.0))]
     TooMany(Option<String>),
     /// The keys are too long together.
-    #[error("`plan` asked for keys of more than {MOST_TEXT} bytes together, which is the most")]
+    #[error("`plan` asked for keys of more than the maximum of {MOST_TEXT} bytes in total")]
     TooLong,
     /// Too many calls.
-    #[error("`plan` asked to be called more than {MOST_CALLS} times, which is the most")]
+    #[error("`plan` asked to be called more than the maximum of {MOST_CALLS} times")]
     TooManyCalls,
     /// The bucket could not be listed.
     #[error(transparent)]
@@ -424,6 +424,6 @@ mod tests {
     async fn two_objects_do_not_share_a_path() {
         let f = fixture(&[]);
         let error = gather(&f, WITH_BASE, &["b"], &[key("b/c"), key("/b/c")]).await.unwrap_err();
-        assert_eq!(error, "`plan` asked for `d/e/b/c` and `b/c`, which both would be /inputs/b/c");
+        assert_eq!(error, "`plan` asked for `d/e/b/c` and `b/c`, which would both be /inputs/b/c");
     }
 }

@@ -105,7 +105,7 @@ enum Problem {
     Ask(#[from] AskError),
     #[error("answers {what} with status {status}")]
     Status { what: &'static str, status: u16 },
-    #[error("answers {what} with {text:?}, which is not understood")]
+    #[error("answers {what} with {text:?}, which is not valid")]
     Text { what: &'static str, text: String },
 }
 
@@ -194,8 +194,8 @@ impl Watcher {
     fn tell(&self, failures: u32, problem: &Problem) {
         let service = &self.service;
         match (failures, self.is_auto) {
-            (0, true) => tracing::info!("{service}: {problem}; a notice would not be seen"),
-            (0, false) => tracing::warn!("{service}: {problem}; a notice would not be seen"),
+            (0, true) => tracing::info!("{service}: {problem}; the host would not see a notice"),
+            (0, false) => tracing::warn!("{service}: {problem}; the host would not see a notice"),
             _ => tracing::debug!("{service}: {problem}"),
         }
     }

@@ -34,7 +34,7 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
             Err(format!("is a URL where a directory is wanted; write ./{path} for a directory"))
         }
         Some((_, form)) => Err(format!(
-            "looks like a URL with a slip; write {form}, or ./{path} for a directory of that name"
+            "looks like a mistyped URL; write {form}, or ./{path} for a directory of that name"
         )),
     }
 }

@@ -71,7 +71,7 @@ pub fn cure(errno: Errno) -> &'static str {
         Errno::ROFS => "its file system is mounted read-only: mount it writable",
         Errno::IO => "its disk fails: see the system log",
         Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-            "its file system is gone: mount it again"
+            "its file system is not available: mount it again"
         }
         _ => "see the system log",
     }

@@ -255,7 +255,7 @@ impl<'a> Bench<'a> {
         let runs = |task: Task, bars: Bars| -> Rate<'_> {
             Box::new(move || work.python_runs(task, python, bars))
         };
-        let (shown, off) = ("as it comes", "progress bars off");
+        let (shown, off) = ("default settings", "progress bars off");
         let races = [
             Race {
                 name: "insert",
@@ -287,7 +287,8 @@ impl<'a> Bench<'a> {
             },
         ];
         let mut table = Table::new(
-            "Tasks per second; python-task-queue as it comes, and with its progress bars off",
+            "Tasks per second; python-task-queue with its default settings, and without its \
+             progress bars",
             &["", "python", "bars off", "`host`", "ratio", "to bars off"],
         );
         let mut all = Vec::new();

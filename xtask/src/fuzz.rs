@@ -165,7 +165,7 @@ impl Fuzzer {
             let joined = workers.into_iter().map(|worker| worker.join());
             joined.flat_map(|failed| failed.unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
-        ensure!(failed.is_empty(), "these targets broke a promise: {}", failed.join(", "));
+        ensure!(failed.is_empty(), "these targets failed: {}", failed.join(", "));
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl Fuzzer {
                  --input {input}`. Copy the file to fuzz/corpus/{target}, under a name that says \
                  what is wrong, and `cargo test` fails until it is fixed."
             ),
-            None => bail!("{summary} ({status}); its words are in {}", log.display()),
+            None => bail!("{summary} ({status}); its output is in {}", log.display()),
         }
     }
 

@@ -84,7 +84,7 @@ pub(crate) struct Options {
     /// A Python worker works on the same queue; then there are no receipts
     #[arg(long, conflicts_with = "on")]
     python: bool,
-    /// The network does not fail
+    /// Without faults of the network
     #[arg(long)]
     no_network_faults: bool,
     /// The disks do not fail; without this option, the command needs root to mount them

@@ -101,7 +101,7 @@ impl Address {
     }
 
     fn parse(url: &str) -> Result<Self, String> {
-        const NO_DIRECTORY: &str = "names no directory; use a path or file://PATH";
+        const NO_DIRECTORY: &str = "contains no directory; use a path or file://PATH";
         let Some((scheme, rest)) = scheme::split(url) else {
             return match url {
                 "" => Err(NO_DIRECTORY.to_owned()),
@@ -279,17 +279,14 @@ mod tests {
     fn text_that_is_not_an_address_is_refused_with_what_would_be_one() {
         for (url, want) in [
             ("memory://", "memory://: `memory://` is not supported; use a directory"),
-            ("", ": names no directory"),
-            ("file://", "file://: names no directory"),
+            ("", ": contains no directory"),
+            ("file://", "file://: contains no directory"),
             ("s3://", "s3://: \"\" is not the name of a bucket; use s3://BUCKET/PREFIX"),
             ("s3:///key", "is not the name of a bucket"),
             ("gs://a b", "gs://a b: \"a b\" is not the name of a bucket"),
             ("az://c/../d", "az://c/../d: the prefix \"../d\" has a `..` segment"),
             ("https:///x", "https:///x: names no server"),
-            (
-                "s3:/x",
-                "s3:/x: looks like a URL with a slip; write s3://BUCKET/PREFIX, or ./s3:/x for",
-            ),
+            ("s3:/x", "s3:/x: looks like a mistyped URL; write s3://BUCKET/PREFIX, or ./s3:/x for"),
             ("gs:x", "write gs://BUCKET/PREFIX"),
             ("~bob/x", "~bob/x: the home directory of another user"),
         ] {

@@ -101,7 +101,7 @@ impl Gunzip {
             return Err(fault);
         }
         self.wrong = Some(match error.kind() {
-            io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+            io::ErrorKind::UnexpectedEof => "it is truncated".to_owned(),
             _ => error.to_string(),
         });
         Ok(())

@@ -240,7 +240,7 @@ impl Evictor {
             if self.usage.total() > self.usage.max {
                 tracing::warn!(
                     limit = %ByteSize(self.usage.max), used = %ByteSize(self.usage.total()),
-                    "the cache is over its limit, because tasks use all that is in it"
+                    "the cache is over its limit, because running tasks use everything in it"
                 );
             }
         }

@@ -44,14 +44,14 @@ Examples:
     /// List the inputs, components and compiled code in the cache
     #[command(after_help = LS_HELP)]
     Ls(stored::Ls),
-    /// Remove what was not used for some time, or until the rest is small enough
+    /// Remove files that were not used for some time, or until the cache is small enough
     #[command(after_help = PRUNE_HELP)]
     Prune(stored::Prune),
 }
 
 const LS_HELP: &str = "\
-Those that were used last come first. An input of a directory bucket is not in the cache: it is read
-in place.
+The most recently used come first. An input of a directory bucket is not in the cache: it is read in
+place.
 
 Examples:
   host cache ls

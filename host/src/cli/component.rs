@@ -187,7 +187,7 @@ async fn forget(store: &ComponentStore, name: &TaskName, version: &TaskName, byt
     if let Err(error) = store.remove(version).await {
         let key = store.key(version);
         output::tell(format_args!(
-            "warning: {}/{key} may be left of this push, and could not be removed: {error}",
+            "warning: {}/{key} may be left over from this push and could not be removed: {error}",
             store.bucket
         ));
     }

@@ -28,8 +28,8 @@ use super::watch::Watch;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The page shows what `host top` shows. /api/hosts has the same as JSON, and /api/events sends it
-again and again as server-sent events. Everything is read-only, and there is no login: let only
-those reach the address who may see the names of tasks, their last lines and their errors.
+repeatedly as server-sent events. Everything is read-only, and there is no login: restrict access to
+the address to people who may see the names of tasks, their last lines and their errors.
 
 Examples:
   host dashboard --fq ./queue
@@ -41,7 +41,7 @@ pub(crate) struct Dashboard {
         long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address
     )]
     listen: SocketAddr,
-    /// Time between two looks, while somebody watches
+    /// Refresh interval while a page is open
     #[arg(
         long, value_name = "TIME", default_value = "5s", value_parser = parse::positive_duration
     )]

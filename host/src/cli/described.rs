@@ -53,7 +53,7 @@ pub(crate) struct Described {
     #[arg(long, value_name = "PATTERN", requires = "name", help_heading = "Tasks from flags")]
     each: Option<String>,
     /// With --each, where ids come from: listing numbers the objects in their order, from --id; key
-    /// gives an object the same id each time, whatever other objects there are
+    /// gives an object the same id each time, regardless of other objects
     #[arg(
         long,
         value_name = "HOW",

@@ -32,10 +32,10 @@ Examples:
 /// Commands of `host fleet`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Fleet {
-    /// Start workers, or those that are missing, and wait until they run
+    /// Start the workers that are not running yet, and wait until they run
     #[command(after_help = up::HELP)]
     Up(up::Up),
-    /// Print what `up` would ask of the engine, in the engine's language
+    /// Print the request that `up` would send, in the format of the engine
     #[command(after_help = RENDER_HELP)]
     Render(up::Render),
     /// Show the workers of a fleet, why some wait, and its queue
@@ -44,7 +44,7 @@ pub(crate) enum Fleet {
     /// Wait until workers have started, until all have ended, or until the queue is empty
     #[command(after_help = watch::WAIT_HELP)]
     Wait(watch::Wait),
-    /// Print what workers wrote
+    /// Print the logs of workers
     #[command(after_help = LOGS_HELP)]
     Logs(watch::Logs),
     /// Stop workers: those that run may finish their tasks within --grace

@@ -632,7 +632,7 @@ impl Settings {
     pub(crate) fn error_queue(&self, queue: &queue::Address) -> anyhow::Result<queue::Address> {
         let given = self.value("error-queue", parse::queue)?;
         given.or_else(|| queue.errors()).ok_or_else(|| {
-            Advice::usage(format!("{queue} has no name to make the error queue's name of"))
+            Advice::usage(format!("{queue} has no name to derive the error queue's name from"))
                 .hint("name the error queue with --error-queue")
                 .into()
         })

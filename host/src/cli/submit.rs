@@ -231,7 +231,8 @@ impl Submit {
             Err(SendError::Stopped { source, done, first_unsent, is_rest_kept }) => {
                 tell_kept(console, &done, rejects);
                 let hint = match is_single {
-                    true => "the task was not sent, unless only the answer got lost".to_owned(),
+                    true => "the task was probably not sent; if only the answer was lost, it was"
+                        .to_owned(),
                     false => unsent(done.sent, first_unsent.as_ref(), is_rest_kept),
                 };
                 Err(Advice::failed(source.to_string()).hint(hint).into())
@@ -262,7 +263,7 @@ impl Submit {
         let done = done.map_err(redrive_error)?.messages;
         let (sent, skipped, refused) = (done.sent, done.done, done.refused);
         if done.is_cut_short {
-            console.tell("not all messages were looked at, because too many do not match");
+            console.tell("not all messages were read, because too many do not match");
         }
         let exit = match (done.is_interrupted, refused > 0 || done.is_cut_short) {
             (true, _) => stop.exit(),

@@ -22,9 +22,9 @@ const WIDE: usize = 400;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Each host writes a heartbeat about every 30 s (--heartbeat of `host run`): in the directory of the
-queue, or below _hosts in the bucket. A host that ends removes its heartbeat. One that has missed
+queue, or below _hosts in the bucket. A host that ends removes its heartbeat. A host that has missed
 three is silent: it was killed, or it can't reach the bucket. Other hosts run its tasks when its
-leases end. What a host runs is as old as its heartbeat.
+leases end. The list of running tasks is as old as the heartbeat.
 
 `q` or Ctrl-C ends it. Where standard output is not a terminal, it prints once.
 
@@ -36,10 +36,10 @@ pub(crate) struct Top {
     /// Print once and exit; with code 1 if something could not be read
     #[arg(long)]
     once: bool,
-    /// Print JSON: one line for each look
+    /// Print JSON: one line for each refresh
     #[arg(long)]
     json: bool,
-    /// Time between two looks
+    /// Refresh interval
     #[arg(
         long, value_name = "TIME", default_value = "5s", value_parser = parse::positive_duration
     )]

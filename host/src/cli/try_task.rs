@@ -500,7 +500,7 @@ fn tell_component(console: &Console, plan: &Plan, digest: &str) {
             console.note(format_args!("the component is that of the report: {digest}"));
         }
         Some(reported) => console.tell(format_args!(
-            "the component is another than that of the report: {digest} instead of {reported}"
+            "the component differs from the one in the report: {digest} instead of {reported}"
         )),
         None => {}
     }

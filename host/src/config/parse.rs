@@ -184,7 +184,7 @@ pub(super) fn task_memory(text: &str) -> Parsed<ByteSize> {
             Err("is more than a component can address; the maximum is 4GiB".to_owned())
         }
         size if size < ByteSize::kib(64) => {
-            Err("is too little for any task; the minimum is 64KiB".to_owned())
+            Err("is too small for any task; the minimum is 64KiB".to_owned())
         }
         size => Ok(size),
     }
@@ -204,7 +204,7 @@ pub(super) fn log(text: &str) -> Parsed<ByteSize> {
 pub(super) fn host_memory(text: &str) -> Parsed<ByteSize> {
     match size(text)? {
         size if size < LEAST_HOST_MEMORY => Err(format!(
-            "is too little for any task; the minimum is {}",
+            "is too small for any task; the minimum is {}",
             LEAST_HOST_MEMORY.display().iec()
         )),
         size => Ok(size),
@@ -215,7 +215,7 @@ pub(super) fn host_memory(text: &str) -> Parsed<ByteSize> {
 pub(super) fn compile_memory(text: &str) -> Parsed<ByteSize> {
     match size(text)? {
         size if size < ByteSize::mib(64) => {
-            Err("is too little to compile anything; the minimum is 64MiB".to_owned())
+            Err("is too small to compile a component; the minimum is 64MiB".to_owned())
         }
         size => Ok(size),
     }
@@ -282,7 +282,7 @@ pub(super) fn prefetch(text: &str) -> Parsed<usize> {
 pub(super) fn open_files(text: &str) -> Parsed<u64> {
     match positive(text)? {
         n @ 1..=10_000 => Ok(n),
-        _ => Err("is more than a task can hold; the maximum is 10000".to_owned()),
+        _ => Err("is more than a task can have open; the maximum is 10000".to_owned()),
     }
 }
 

@@ -68,16 +68,16 @@ impl FromStr for Address {
         // Names become arguments of commands and parts of requests.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:@/".contains(c);
         if rest.starts_with(['-', '/']) || !rest.chars().all(is_plain) {
-            return Err(wrong(format!("names nothing that exists; write {KNOWN}")));
+            return Err(wrong(format!("has characters that no engine allows; write {KNOWN}")));
         }
         let given = || Some(rest.to_owned()).filter(|name| !name.is_empty());
-        let needed = |what: &str| given().ok_or_else(|| wrong(format!("names no {what}")));
+        let needed = |what: &str| given().ok_or_else(|| wrong(format!("has no {what}")));
         match scheme {
             "docker" => Ok(Self::Docker { context: given() }),
             "slurm" => Ok(Self::Slurm { partition: given() }),
             "batch" => Ok(Self::Batch { queue: needed("job queue; write batch://QUEUE")? }),
             "ecs" => Ok(Self::Ecs {
-                cluster: needed("cluster; write ecs://CLUSTER, like ecs://default")?,
+                cluster: needed("cluster; write ecs://CLUSTER, such as ecs://default")?,
             }),
             "k8s" => {
                 let name = needed("namespace; write k8s://NAMESPACE, like k8s://default")?;

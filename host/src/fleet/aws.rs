@@ -84,7 +84,10 @@ impl Aws {
                 let code = code.rsplit('#').next().unwrap_or_default();
                 let problem = match (code, service.err().message()) {
                     ("", None) => {
-                        format!("HTTP status {} without a reason", service.raw().status().as_u16())
+                        format!(
+                            "HTTP status {} without an error code",
+                            service.raw().status().as_u16()
+                        )
                     }
                     ("", Some(message)) => message.to_owned(),
                     (code, None | Some("")) => code.to_owned(),
@@ -128,12 +131,14 @@ impl Aws {
         }
         if let Some(name) = spec.pass.first() {
             return Err(self.unfit(
-                format_args!("--pass-env {name}: everybody who may see the workers would see it"),
+                format_args!(
+                    "--pass-env {name}: everybody who may list the workers could read its value"
+                ),
                 "give the workers a role instead, which needs no secrets",
             ));
         }
         if spec.relay > 1 {
-            return Err(self.unfit("it knows no --relay", "leave it out, or use slurm://"));
+            return Err(self.unfit("--relay is not supported", "leave it out, or use slurm://"));
         }
         Ok(())
     }
@@ -225,7 +230,7 @@ impl Aws {
         fargate_size(spec.cpus, spec.memory).ok_or_else(|| {
             self.unfit(
                 format_args!(
-                    "Fargate offers no {} vCPUs with {}",
+                    "Fargate has no size with {} vCPUs and {}",
                     spec.cpus,
                     spec.memory.display().iec()
                 ),

@@ -323,7 +323,7 @@ impl Engine for Batch {
         Ok(room.vcpus.map(|all| Capacity {
             workers: all / vcpus,
             limit: format!(
-                "the compute environments of queue {} have {all} vCPUs at most (maxvCpus), and a \
+                "the compute environments of queue {} have at most {all} vCPUs (maxvCpus), and a \
                  worker needs {vcpus}",
                 self.queue
             ),

@@ -268,7 +268,7 @@ impl Engine for Docker {
         self.create(spec, is_here)?;
         if let Some(missing) = mounts::missing(spec).filter(|_| is_here) {
             return Err(unfit(
-                format!("there is nothing at {}, which workers need", missing.display()),
+                format!("{} does not exist, but workers need it", missing.display()),
                 "check the path, or create it",
             ));
         }
@@ -331,7 +331,7 @@ impl Engine for Docker {
                 // The next start of the fleet starts it.
                 State::Created => {
                     counts.failed += 1;
-                    all.push((Trouble::Failed, "it was created, and not started".to_owned()));
+                    all.push((Trouble::Failed, "it was created but not started".to_owned()));
                 }
                 State::Failed(mut reason) => {
                     counts.failed += 1;

@@ -39,7 +39,7 @@ impl Answer {
     /// Why the tool failed, as the tool states it.
     pub(super) fn words(&self) -> &str {
         let words = [self.stderr.trim(), self.stdout.trim()];
-        words.into_iter().find(|words| !words.is_empty()).unwrap_or("it failed without a word")
+        words.into_iter().find(|words| !words.is_empty()).unwrap_or("it failed without a message")
     }
 }
 

@@ -259,7 +259,7 @@ impl Engine for Slurm {
         let script = Script { spec, partition: self.partition.as_deref(), longest };
         if let Some(logs) = spec.options.get(script::LOGS).and_then(|dirs| dirs.last()) {
             std::fs::create_dir_all(logs).map_err(|error| EngineError::Unfit {
-                problem: format!("the directory of logs can't be made: {logs}: {error}"),
+                problem: format!("the directory of logs can't be created: {logs}: {error}"),
                 cure: None,
             })?;
         }

@@ -95,7 +95,7 @@ async fn beat(
         && let Err(error) = place.remove(&name).await
     {
         tracing::warn!(
-            "the heartbeat of this host stays, and `host top` will call it silent: {error}"
+            "the heartbeat of this host could not be removed, so `host top` will show it as silent: {error}"
         );
     }
 }

@@ -33,7 +33,7 @@ pub(super) static METRICS: &[(Metric, Find)] = &[
         counter(
             "taskhost_slow_tasks",
             &[],
-            "Tasks that the log warned of because they ran for long.",
+            "Tasks with a warning in the log because they ran for long.",
         ),
         |seen| one(seen.services.activity().slow_tasks()),
     ),
@@ -74,11 +74,12 @@ pub(super) static METRICS: &[(Metric, Find)] = &[
         gauge("taskhost_held_tasks", None, &[], "Leased tasks that wait for inputs or a slot."),
         |seen| one(seen.now.held),
     ),
-    (gauge("taskhost_slots", None, &[], "Tasks that the host runs at a time at most."), |seen| {
-        one(seen.now.host.slots)
-    }),
     (
-        gauge("taskhost_guest_memory", Some(Unit::Bytes), &[], "Memory that guests have now."),
+        gauge("taskhost_slots", None, &[], "Maximum number of tasks that run at the same time."),
+        |seen| one(seen.now.host.slots),
+    ),
+    (
+        gauge("taskhost_guest_memory", Some(Unit::Bytes), &[], "Memory that guests use now."),
         |seen| one(seen.now.memory.guests),
     ),
     (
@@ -86,7 +87,7 @@ pub(super) static METRICS: &[(Metric, Find)] = &[
             "taskhost_guest_memory_limit",
             Some(Unit::Bytes),
             &[],
-            "Memory that guests may have together. Absent without a limit.",
+            "Maximum memory of all guests together. Absent without a limit.",
         ),
         |seen| one(seen.now.memory.limit),
     ),
@@ -105,10 +106,9 @@ pub(super) static METRICS: &[(Metric, Find)] = &[
     (gauge("taskhost_cache", Some(Unit::Bytes), &[], "Bytes of inputs in the cache."), |seen| {
         one(seen.now.cache.bytes)
     }),
-    (
-        gauge("taskhost_cache_limit", Some(Unit::Bytes), &[], "Bytes that the cache may have."),
-        |seen| one(seen.now.cache.limit),
-    ),
+    (gauge("taskhost_cache_limit", Some(Unit::Bytes), &[], "Maximum size of the cache."), |seen| {
+        one(seen.now.cache.limit)
+    }),
     (
         gauge(
             "taskhost_queue_messages",

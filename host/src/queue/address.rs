@@ -83,7 +83,7 @@ fn parse(url: &str) -> Result<Address, String> {
         });
     }
     let directory = |path: &str| match path {
-        "" => Err("names no directory; write fq://DIR, like fq://./queue".to_owned()),
+        "" => Err("contains no directory; write fq://DIR, such as fq://./queue".to_owned()),
         path => {
             scheme::check_path(path)?;
             Ok(Address::Directory(with_home(path)?.into()))
@@ -386,8 +386,8 @@ mod tests {
             assert!(error.problem.contains(problem), "{error}");
         };
         check("s3://bucket", "write fq://DIR");
-        check("fq://", "names no directory");
-        check("", "names no directory");
+        check("fq://", "contains no directory");
+        check("", "contains no directory");
         check("sqs://", "1 to 80 letters");
         check("sqs://a/b", "1 to 80 letters");
         check("https://sqs.eu-west-1.amazonaws.com/", "not the URL of an SQS queue");
@@ -397,7 +397,7 @@ mod tests {
         check("sqs:/tasks", "write sqs://NAME");
         check("sqs:tasks", "./sqs:tasks");
         check("fq://sqs:/tasks", "write sqs://NAME");
-        check("s3:/bucket", "looks like a URL with a slip");
+        check("s3:/bucket", "looks like a mistyped URL");
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Shared {
     fn subscription(&self) -> Result<&str, QueueError> {
         self.subscription.as_deref().ok_or_else(|| {
             self.client.invalid(
-                "names no subscription, so it can only be sent to; add \
+                "contains no subscription, so messages can only be sent to it; add \
                  /subscriptions/SUBSCRIPTION to lease messages",
             )
         })

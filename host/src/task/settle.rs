@@ -84,7 +84,9 @@ impl Attempt {
                     services.stats.done.fetch_add(1, Relaxed);
                     services.activity.ends(self.name(), Ended::Done, &self.steps);
                 }
-                tracing::info!("the message came again after its task had ended; it is deleted");
+                tracing::info!(
+                    "the message was delivered again after its task had ended; it is deleted"
+                );
             }
             Err(error) => tracing::debug!("{error}"),
         }
@@ -156,7 +158,7 @@ impl Attempt {
         let Reason { text: reason, cause } = reason;
         match (verdict, settled) {
             (_, Err(QueueError::LeaseLost { .. })) | (Verdict::Abandon, _) => {
-                tracing::warn!("the lease was lost; the task is left to the host that has it now");
+                tracing::warn!("the lease was lost; another host may have leased the task");
             }
             (_, Err(error)) => {
                 if shortage::is_locked(&error) {
@@ -164,7 +166,7 @@ impl Attempt {
                 } else {
                     services.outages.begins(&services.settling(), &error);
                 }
-                tracing::info!("the message comes back when its lease ends");
+                tracing::info!("the message is delivered again when its lease expires");
             }
             (Verdict::Done, Ok(())) => self.log_steps("done"),
             (Verdict::Reject, Ok(())) => {

@@ -152,7 +152,7 @@ impl Auditor {
                         true => "",
                         false => "; its host ran without --deterministic",
                     };
-                    let problem = format!("output {key} is not the one of the receipt{why}");
+                    let problem = format!("output {key} does not match the receipt{why}");
                     Audited::Differs(problem)
                 }
             },

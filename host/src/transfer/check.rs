@@ -63,7 +63,7 @@ pub enum Undone {
     #[error("changed: output {0} does not match the receipt")]
     Changed(String),
     /// Some outputs match the receipt and others do not.
-    #[error("mixed: output {0} does not match the receipt, and others do")]
+    #[error("mixed: output {0} does not match the receipt, but others do")]
     Mixed(String),
 }
 

@@ -160,7 +160,7 @@ impl Rerunner {
         if now != then {
             let pair = now.iter().zip(&then).find(|(now, then)| now != then);
             let key = pair.map_or_else(String::new, |(now, _)| format!(" {}", now.0));
-            return Ok(Rerun::Changed(format!("its input{key} has other bytes now")));
+            return Ok(Rerun::Changed(format!("its input{key} has changed")));
         }
         drop(brought.ahead);
 
@@ -261,7 +261,7 @@ impl Engine {
                 Ok(Some(ready)) if ready.digest == receipt.component => return Ok(Ok(ready)),
                 Ok(_) => {
                     let key = self.catalog.key(&task.name);
-                    return Ok(Err(format!("its component {key} has other bytes now")));
+                    return Ok(Err(format!("its component {key} has changed")));
                 }
                 Err(CatalogError::NotYet { .. }) => tokio::time::sleep(COMPILING).await,
                 Err(error @ CatalogError::Unavailable { .. }) => return Err(error.into()),

@@ -42,7 +42,7 @@ fn a_url_with_a_slip_makes_no_directory() {
     place.write("good.wasm", component(End::Done));
     place.run("submit --fq ./queue --name A --base-directory d").ok();
     let before = names(&place);
-    let slip = "looks like a URL with a slip; write";
+    let slip = "looks like a mistyped URL; write";
     for line in [
         "run -x --queue sqs:/x",
         "run -x --fq sqs:x",
@@ -78,8 +78,8 @@ fn what_a_host_would_refuse_is_refused_when_its_settings_are_shown() {
     for (line, said) in [
         ("--parallel 0", "--parallel: \"0\" must be 1 or more"),
         ("--memory 9GiB", "the maximum is 4GiB"),
-        ("--bucket s3:/x", "looks like a URL with a slip"),
-        ("--error-queue sqs:/x", "looks like a URL with a slip"),
+        ("--bucket s3:/x", "looks like a mistyped URL"),
+        ("--error-queue sqs:/x", "looks like a mistyped URL"),
         ("--message-bucket s3://bucket/a --bucket s3://bucket/a", "overlap"),
     ] {
         place.run(&format!("config {line}")).exits(2).says(said);

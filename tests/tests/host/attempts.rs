@@ -91,7 +91,7 @@ fn leases_that_are_lost_are_no_attempts() {
         });
         holder.signal(Signal::CONT);
         eventually("a host that sees what it lost", || {
-            holder.stderr().contains("the task is left to the host that has it now").then_some(())
+            holder.stderr().contains("another host may have leased the task").then_some(())
         });
         holder.signal(Signal::TERM);
         holder.wait();
@@ -246,7 +246,7 @@ fn a_message_that_another_process_has_locked_holds_up_no_other() {
     });
     let (waiting, lock) = eventually("a task that waits", || lock_one_that_waits(&place, 1..5));
     // The host tries to start the task before the lease ends, or afterwards.
-    let signs = ["the message comes back when its lease ends", "the lease ended before"];
+    let signs = ["the message is delivered again when its lease expires", "the lease ended before"];
     eventually("a message that can neither be started nor kept", || {
         let said = host.stderr();
         signs.iter().any(|sign| said.contains(sign)).then_some(())

@@ -200,12 +200,16 @@ fn a_metadata_service_that_fails_keeps_no_host_from_working() {
             is_tried().then_some(())
         });
         if kind != "silent" {
-            let problem = "a notice would not be seen";
+            let problem = "the host would not see a notice";
             eventually(problem, || host.stderr().contains(problem).then_some(()));
         }
         place.submit(&place.innocent(2));
         let left = host.wait().good();
-        assert!(left.stderr.matches("a notice would not be seen").count() <= 1, "{}", left.stderr);
+        assert!(
+            left.stderr.matches("the host would not see a notice").count() <= 1,
+            "{}",
+            left.stderr
+        );
         place.innocent_are_done(2);
     }
 }

@@ -81,7 +81,7 @@ fn what_is_missing_changed_and_mixed_is_found_and_can_be_sent_again() {
         "missing: has no receipt",
         "is damaged: EOF while parsing",
         "missing: output data/0_output/20b is not there",
-        "mixed: output data/0_output/300a does not match the receipt, and others do",
+        "mixed: output data/0_output/300a does not match the receipt, but others do",
         "changed: output data/0_output/599a does not match the receipt",
         "600 tasks checked in",
         "595 done, 3 missing, 1 changed, 1 mixed",

@@ -43,7 +43,7 @@ pub(crate) fn of_dependencies(project: &Project, target: Target) -> anyhow::Resu
         // Some packages leave out the licence files of their repository.
         let of_repository = || by_repository.get(repository).cloned().unwrap_or_default();
         let texts_of = if own.is_empty() { of_repository() } else { own };
-        let without = if texts_of.is_empty() { " (without a text)" } else { "" };
+        let without = if texts_of.is_empty() { " (no licence text found)" } else { "" };
         let _ = writeln!(list, "{name}: {licence} <{repository}>{without}");
         for text in texts_of {
             texts.entry(text).or_default().push(name.clone());

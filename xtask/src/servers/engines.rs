@@ -83,7 +83,7 @@ impl Servers {
 fn slurm_conf(dir: &Path) -> anyhow::Result<String> {
     let name = capture(&mut Command::new("hostname"))?;
     let name = name.trim();
-    ensure!(!name.is_empty(), "Slurm needs a machine with a name; set one with `hostname`");
+    ensure!(!name.is_empty(), "Slurm needs a host name; set one with `hostname`");
     let (state, spool) = (dir.join("state"), dir.join("spool"));
     fs::create_dir(&state)?;
     fs::create_dir(&spool)?;

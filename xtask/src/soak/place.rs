@@ -20,7 +20,7 @@ use crate::project::Project;
 
 const PYTHON: &str = include_str!("python.py");
 /// The message that a host logs when it loses a lease.
-const LOST: &str = "the lease was lost; the task is left to the host that has it now";
+const LOST: &str = "the lease was lost; another host may have leased the task";
 /// Bytes per task on the disk of queue and bucket: its message, its movement file, its input, two
 /// outputs and its receipt, each in a page of its own.
 const ROOM: u64 = 48 << 10;

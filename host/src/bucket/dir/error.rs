@@ -50,10 +50,10 @@ fn cure(errno: Errno, dir: &Path) -> Option<String> {
         }
         Errno::ROFS => format!("mount the file system of {dir} writable"),
         Errno::IO => {
-            format!("the disk or file server of {dir} fails; see the kernel log (`dmesg`)")
+            format!("the disk or file server of {dir} has failed; see the kernel log (`dmesg`)")
         }
         Errno::STALE | Errno::NOTCONN | Errno::NODEV | Errno::NXIO | Errno::SHUTDOWN => {
-            format!("the file system of {dir} is gone; mount it again")
+            format!("the file system of {dir} is not available; mount it again")
         }
         Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::HOSTUNREACH => {
             format!("the server of {dir} does not answer")

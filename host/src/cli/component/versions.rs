@@ -54,7 +54,7 @@ pub(crate) struct History {
 pub(crate) struct Rollback {
     /// Name of the component
     name: String,
-    /// Digest of the version to go back to, or how it begins [default: the one before]
+    /// Digest of the version to go back to, or its first digits [default: the one before]
     #[arg(long, value_name = "SHA256")]
     to: Option<String>,
     /// Say which version it would be, and change nothing

@@ -19,7 +19,7 @@ use super::super::settings::Settings;
 pub(super) struct Options {
     #[command(flatten)]
     pub(super) engine: EngineOption,
-    /// Number of workers: N, or MIN..MAX to go on with at least MIN, or auto or auto..MAX for as many
+    /// Number of workers: N, or MIN..MAX to continue with at least MIN, or auto or auto..MAX for as many
     /// as the tasks in the queue need [default: 1]
     #[arg(long, value_name = "N", value_parser = Workers::from_str)]
     pub(super) workers: Option<Workers>,
@@ -39,15 +39,16 @@ pub(super) struct Options {
     /// The program `host` on the machines of the engine, for slurm [default: this program]
     #[arg(long, value_name = "FILE")]
     pub(super) program: Option<PathBuf>,
-    /// Time after which the engine ends a worker; a worker drains before [default: the engine's]
+    /// Time after which the engine ends a worker; the worker drains before that [default: the
+    /// engine's]
     #[arg(long, value_name = "TIME", value_parser = parse::positive_duration)]
     pub(super) walltime: Option<Duration>,
-    /// Number of workers that follow one another in the place of one, each with the walltime
+    /// Number of workers that run one after another in place of one, each with the walltime
     /// [default: 1]
     #[arg(long, value_name = "N", value_parser = parse::small_positive)]
     pub(super) relay: Option<u32>,
-    /// Variable of this command's environment that workers get as well, such as AWS_PROFILE; for
-    /// docker and slurm; may be repeated
+    /// Environment variable of this command to pass to the workers, such as AWS_PROFILE; for docker
+    /// and slurm; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) pass_env: Vec<String>,
     /// Option of the engine itself, such as account=lab for slurm; may be repeated

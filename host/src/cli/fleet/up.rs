@@ -162,7 +162,7 @@ impl WorkersOfFleet {
                 config.task.memory.display().iec()
             ))
             .hint(format!(
-                "use --mem {}, or less of --parallel or --memory",
+                "use --mem {}, or a lower --parallel or --memory",
                 needed.display().iec().to_string().replace(' ', "")
             ))
             .into());

@@ -20,8 +20,8 @@ use super::{FleetOnly, Which, advice, name, open, said, sentence, states, tell};
 
 pub(super) const WAIT_HELP: &str = "\
 Exit codes:
-  0  what was waited for has come
-  1  the time is over, or the engine or a queue could not be asked
+  0  the condition was met
+  1  the time is over, or the engine or a queue did not answer
   3  --for done: the queue is empty, and its error queue is not
   5  --for workers: the time is over, and workers still wait
   6  --for done: no worker is left, and the queue is not empty
@@ -54,7 +54,7 @@ pub(crate) struct Wait {
     /// is empty)
     #[arg(long = "for", value_name = "WHAT", default_value = "done")]
     goal: GoalName,
-    /// How long to wait [default: without end]
+    /// How long to wait [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     timeout: Option<Duration>,
 }
@@ -219,7 +219,7 @@ async fn existing(
     address: &str,
 ) -> anyhow::Result<fleet::Status> {
     engine.status(fleet).await.map_err(advice)?.ok_or_else(|| {
-        Advice::failed(format!("{address} knows no fleet {fleet}"))
+        Advice::failed(format!("{address} has no fleet {fleet}"))
             .hint(format!("`host fleet status --on {}` lists its fleets", shell::word(address)))
             .into()
     })

@@ -171,7 +171,7 @@ fn tell(done: &Redriven, from: &str, to: &str, dry_run: bool) -> io::Result<()> 
         writeln!(out, "  {}", output::cut(&example.to_string(), 120))?;
     }
     if messages.is_cut_short {
-        writeln!(out, "not all messages were looked at, because too many do not match")?;
+        writeln!(out, "not all messages were read, because too many do not match")?;
     }
     Ok(())
 }

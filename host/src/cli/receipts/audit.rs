@@ -41,7 +41,7 @@ task for each object that --each matches. The command chooses a sample of those 
 and runs them again, with the component and the inputs of the receipt, and deterministically if the
 receipt says so. It publishes nothing. It compares the digests of all outputs with the receipt, and
 prints the tasks that leave other outputs or fail, one per line, as `host submit` accepts them.
-A task whose component or input has other bytes now can't be repeated, and is only reported.
+A task whose component or input has changed can't be repeated, and is only reported.
 The exit code is 3 if a task differs, failed, or can't be repeated, and 1 if there are no tasks.
 
 Examples:
@@ -60,7 +60,7 @@ pub(crate) struct Audit {
     files: Vec<PathBuf>,
     #[command(flatten)]
     described: Described,
-    /// Finished tasks to run again: a part of all, such as 1%, or a number
+    /// Finished tasks to run again: a percentage, such as 1%, or a number
     #[arg(long, value_name = "N", default_value = "100")]
     sample: String,
     /// Choose the same sample as a run with this seed [default: another one each time]

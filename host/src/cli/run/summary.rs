@@ -186,7 +186,7 @@ impl Summary {
             let total = requests.total();
             let each = match self.done + self.failed {
                 0 => String::new(),
-                ended => format!(", {:.2} a task", total as f64 / ended as f64),
+                ended => format!(", {:.2} per task", total as f64 / ended as f64),
             };
             row("requests", format!("{}{each}", HumanCount(total)));
         }

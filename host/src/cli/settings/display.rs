@@ -16,8 +16,8 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs and monitoring")]
 pub(crate) struct DisplaySettings {
-    /// Least important log messages to show: error, warn, info, debug (adds what tasks print) or
-    /// trace; or filters such as info,guest=debug
+    /// Least important log messages to show: error, warn, info, debug (adds the output of tasks),
+    /// trace or off; or filters such as info,guest=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level)]
     pub(crate) log_level: String,
     /// Format of log messages: human, json, or auto, which is human on a terminal and json elsewhere
@@ -75,9 +75,11 @@ fn log_level(text: &str) -> Parsed<String> {
         }
         _ if text.contains('=') => text.to_owned(),
         _ => {
-            return Err("is not a level (error, warn, info, debug or trace), nor filters such as \
+            return Err(
+                "is not a level (error, warn, info, debug, trace or off), nor filters such as \
                         info,guest=debug"
-                .to_owned());
+                    .to_owned(),
+            );
         }
     };
     match EnvFilter::builder().parse(&filter) {

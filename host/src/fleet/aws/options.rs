@@ -21,8 +21,8 @@ impl<'a> Options<'a> {
     ) -> Result<Self, EngineError> {
         for (name, values) in given {
             if !known.contains(&&**name) {
-                let cure = format!("it knows {}", known.join(", "));
-                return Err(aws.unfit(format_args!("it knows no option {name}"), &cure));
+                let cure = format!("the options are {}", known.join(", "));
+                return Err(aws.unfit(format_args!("there is no option {name}"), &cure));
             }
             if values.len() > 1 {
                 let problem = format!("option {name} was given {} times", values.len());

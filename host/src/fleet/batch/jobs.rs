@@ -86,8 +86,8 @@ pub(super) fn usual(status: &JobStatus) -> &'static str {
     match status {
         JobStatus::Runnable => "RUNNABLE: the compute environments have no room for it yet",
         JobStatus::Starting => "STARTING: its container is being started",
-        JobStatus::Pending => "PENDING: the scheduler has not looked at it",
-        _ => "SUBMITTED: the scheduler has not looked at it",
+        JobStatus::Pending => "PENDING: the scheduler has not processed it yet",
+        _ => "SUBMITTED: the scheduler has not processed it yet",
     }
 }
 
@@ -111,7 +111,11 @@ fn failed(code: Option<i32>, reason: Option<&str>, status: Option<&str>) -> Stri
     let code = code.map(exit);
     let parts = [code.as_deref(), reason.filter(|it| !it.is_empty()), status];
     let parts: Vec<&str> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "it failed without a reason".to_owned() } else { parts.join(": ") }
+    if parts.is_empty() {
+        "it failed, and AWS gives no reason".to_owned()
+    } else {
+        parts.join(": ")
+    }
 }
 
 /// When a job was submitted.

@@ -41,17 +41,17 @@ impl<'a> Request<'a> {
         let options = Options::new(aws, &spec.options, &KNOWN)?;
         if let Some(time) = spec.walltime.filter(|time| time.as_secs() < SHORTEST_WALLTIME) {
             let time = humantime::format_duration(time);
-            let problem = format!("--walltime {time} is shorter than a minute, which is the least");
+            let problem = format!("--walltime {time} is shorter than the minimum of one minute");
             return Err(aws.unfit(problem, "use --walltime 1m or longer"));
         }
         let request = Self { aws, spec, options };
         if request.own_definition().is_some() {
             let others = KNOWN.iter().filter(|name| **name != "definition");
             if let Some(other) = others.into_iter().find(|name| options.get(name).is_some()) {
-                return Err(options.useless(other, "your own job definition says it"));
+                return Err(options.useless(other, "your own job definition already sets it"));
             }
             if spec.walltime.is_some() {
-                let problem = "--walltime: your own job definition says it";
+                let problem = "--walltime: your own job definition already sets it";
                 return Err(aws.unfit(problem, "leave it out"));
             }
         }

@@ -88,7 +88,11 @@ async fn options_that_do_not_fit_are_refused_with_a_cure() {
     check(&[("platform", "LAMBDA")], "unknown value LAMBDA", "FARGATE or EC2");
     check(&[ROLE, ("ephemeral-storage", "5")], "unknown value 5", "21 to 200");
     check(&[("platform", "EC2"), ("assign-public-ip", "true")], "for jobs on Fargate", "leave");
-    check(&[ROLE, ("definition", "mine")], "your own job definition says it", "leave it out");
+    check(
+        &[ROLE, ("definition", "mine")],
+        "your own job definition already sets it",
+        "leave it out",
+    );
 }
 
 #[tokio::test]
@@ -102,7 +106,10 @@ async fn directories_secrets_and_relays_are_refused() {
     check(Spec { paths: ["/lab/queue".into()].into(), ..usual() }, "can't reach /lab/queue");
     check(Spec { pass: ["SECRET".to_owned()].into(), ..usual() }, "--pass-env SECRET");
     check(Spec { relay: 2, ..usual() }, "knows no --relay");
-    check(Spec { walltime: Some(Duration::from_secs(59)), ..usual() }, "shorter than a minute");
+    check(
+        Spec { walltime: Some(Duration::from_secs(59)), ..usual() },
+        "shorter than the minimum of one minute",
+    );
     check(Spec { cpus: 17, ..usual() }, "Fargate offers no 17 vCPUs");
 }
 

@@ -41,11 +41,11 @@ pub(super) fn missing(spec: &Spec) -> Option<&Path> {
 /// Creates the directories that a worker would create: a container can't mount a missing path.
 ///
 /// # Errors
-/// The reason why a directory can't be made.
+/// The reason why a directory can't be created.
 pub(super) fn make(spec: &Spec) -> Result<(), String> {
     for path in made(spec) {
         std::fs::create_dir_all(&path)
-            .map_err(|error| format!("{} can't be made: {error}", path.display()))?;
+            .map_err(|error| format!("{} can't be created: {error}", path.display()))?;
     }
     Ok(())
 }

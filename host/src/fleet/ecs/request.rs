@@ -59,13 +59,15 @@ impl<'a> Request<'a> {
     pub(super) fn new(aws: &'a Aws, spec: &'a Spec) -> Result<Self, EngineError> {
         aws.check(spec)?;
         if spec.walltime.is_some() {
-            return Err(aws.unfit("it knows no --walltime", "leave it out, or use batch://"));
+            return Err(aws.unfit("--walltime is not supported", "leave it out, or use batch://"));
         }
         let options = Options::new(aws, &spec.options, &KNOWN)?;
         let provider = options.get("capacity-provider");
         let launch = match options.one_of("launch-type", &["FARGATE", "EC2", "EXTERNAL"])? {
             Some(_) if provider.is_some() => {
-                return Err(options.useless("launch-type", "the capacity provider says it"));
+                return Err(
+                    options.useless("launch-type", "the capacity provider already determines it")
+                );
             }
             Some("EC2") => Launch::Ec2,
             Some("EXTERNAL") => Launch::External,

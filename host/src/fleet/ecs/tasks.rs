@@ -50,7 +50,7 @@ fn ended(task: &Task) -> State {
     let parts = [code.as_deref(), container.and_then(|it| it.reason()), stopped];
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     State::Failed(match parts.as_slice() {
-        [] => "it stopped without a reason".to_owned(),
+        [] => "it stopped, and AWS gives no reason".to_owned(),
         parts => parts.join(": "),
     })
 }

@@ -92,7 +92,7 @@ async fn options_that_do_not_fit_are_refused_with_a_cure() {
     check(&[ROLE], "need subnets", "-o subnets=SUBNET,SUBNET");
     check(&[("launch-type", "EC2"), SUBNETS, ("network-mode", "host")], "awsvpc", "leave it out");
     let both = [ROLE, SUBNETS, ("launch-type", "FARGATE"), ("capacity-provider", "FARGATE_SPOT")];
-    check(&both, "the capacity provider says it", "leave it out");
+    check(&both, "the capacity provider already determines it", "leave it out");
     check(&[ROLE, SUBNETS, ("network-mode", "host")], "on Fargate have the network mode", "leave");
 }
 

@@ -151,7 +151,8 @@ fn fit(spec: &Spec, workers: u32, options: &Options) -> Result<(), EngineError> 
         return unfit(problem, "let workers end by themselves with --for");
     }
     if !spec.pass.is_empty() {
-        let problem = "--pass-env: whoever sees a job of Kubernetes sees its variables".to_owned();
+        let problem =
+            "--pass-env: everybody who may read the job could read its variables".to_owned();
         return unfit(problem, "put them into a secret, and name it: --option envFrom=SECRET");
     }
     let mounted: Vec<&Path> = options.mounted().collect();

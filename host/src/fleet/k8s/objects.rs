@@ -432,7 +432,7 @@ fn parsed(time: &str) -> Option<SystemTime> {
 }
 
 fn unknown(error: serde_json::Error) -> String {
-    format!("kubectl answered something else than a list of objects: {error}")
+    format!("the answer of kubectl is not a list of objects: {error}")
 }
 
 #[cfg(test)]

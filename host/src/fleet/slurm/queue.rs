@@ -102,7 +102,7 @@ impl Queue {
             // cluster.
             why.sort_by_key(|reason| [OWN_LIMIT, UNKNOWN].contains(reason));
             let said = why.into_iter().take(waiting).map(|reason| match reason {
-                UNKNOWN => "Slurm has not looked at it yet",
+                UNKNOWN => "Slurm has not processed it yet",
                 reason => reason,
             });
             all.extend(said.map(|reason| (Trouble::Waiting, reason.to_owned())));
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(told(&[waiting, waiting, waiting, waiting]), (counts, reasons));
         let new = "8|0|PENDING|0|100||task-host d 1|None|";
         let counts = Counts { waiting: 1, ..Counts::default() };
-        let reasons = vec![(1, "Slurm has not looked at it yet".to_owned())];
+        let reasons = vec![(1, "Slurm has not processed it yet".to_owned())];
         assert_eq!(told(&[new]), (counts, reasons));
     }
 

@@ -121,7 +121,7 @@ impl Candidates {
                 queue = dirs.url,
                 file = text,
                 "ignoring an entry in queue/ that is not a message, and others like it; the \
-                 Python client fails on a queue that has one"
+                 Python client fails on a queue with such an entry"
             );
         }
     }

@@ -15,7 +15,7 @@ pub(super) struct FileError(pub(super) Errno);
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.0 {
-            Errno::NOSPC | Errno::DQUOT => "make room on the queue's file system",
+            Errno::NOSPC | Errno::DQUOT => "free some space on the queue's file system",
             Errno::ACCESS | Errno::PERM => {
                 "this user must be able to read and write the whole queue directory"
             }

@@ -344,7 +344,7 @@ fn an_error_of_the_file_system_says_what_to_do() {
         let said = FileError(errno).to_string();
         assert!(said.contains(hint), "{said}");
     };
-    check(Errno::NOSPC, "make room");
+    check(Errno::NOSPC, "free some space");
     check(Errno::ACCESS, "read and write");
     check(Errno::NOLCK, "record locks");
     check(Errno::MFILE, "ulimit -n");

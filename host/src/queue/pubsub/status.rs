@@ -72,7 +72,7 @@ pub(super) fn error(queue: &str, doing: &str, status: &Status) -> QueueError {
              subscription, and roles/pubsub.publisher and roles/pubsub.viewer on the topics"
         }
         Code::Unauthenticated => "; check the credentials and this machine's clock",
-        Code::NotFound => "; --create-queues creates what is missing",
+        Code::NotFound => "; --create-queues creates missing topics and subscriptions",
         _ => "",
     };
     let said = format!("{}{cure}", said(status));

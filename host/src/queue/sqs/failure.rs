@@ -101,7 +101,7 @@ where
             SdkError::ServiceError(service) => match service.err().code() {
                 Some(code) => of_code(code, service.err().message().unwrap_or_default()),
                 None => Self::Unavailable(format!(
-                    "HTTP status {} without a reason",
+                    "HTTP status {} without an error code",
                     status.unwrap_or_default()
                 )),
             },

@@ -152,7 +152,7 @@ fn messages_made_to_exhaust_a_host_are_reported_in_a_few_words() {
             info(&format!(r#""inputs": [{}"a"]"#, r#""a","#.repeat(1_500_000))),
             "more than 100000 keys",
         ),
-        (info(&format!(r#""id": {digits}"#)), "basic_info.id: expected an integer"),
+        (info(&format!(r#""id": {digits}"#)), "basic_info.id: expected a 64-bit integer"),
         (info(&format!(r#""inputs": ["{digits}"]"#)), "basic_info.inputs[0]"),
         (info(&format!(r#""{digits}": 1"#)), "has an unknown field"),
         (format!("{{{}\"\": 1}}", r#""":1,"#.repeat(1_000_000)), "has neither `basic_info`"),

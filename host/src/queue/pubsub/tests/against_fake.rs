@@ -399,7 +399,7 @@ async fn a_queue_without_a_subscription_can_only_be_sent_to() {
     queue.send(&[Bytes::new()]).await.remove(0).unwrap();
     assert_eq!(fake.messages(S).0, 2);
     let leased = queue.lease(1, HOUR, Duration::ZERO).await;
-    assert!(problem(leased).contains("names no subscription"));
+    assert!(problem(leased).contains("contains no subscription"));
 }
 
 #[tokio::test]
