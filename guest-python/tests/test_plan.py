@@ -119,7 +119,15 @@ def test_keys_from_the_root_are_found_as_they_were_asked_for():
         assert "models/m" in task.inputs and "/models/m" in task.inputs and 7 not in task.inputs
         task.write("m", task.read("/models/m") + task.read("models/m"))
 
-    assert run(reads, inputs={"models/m": "m"}).text("m") == "mm"
+    for key in ("models/m", "/models/m"):
+        assert run(reads, inputs={key: "m"}).text("m") == "mm"
+
+
+def test_an_input_is_not_written_outside_of_its_directory(tmp_path):
+    for key in (f"/{tmp_path}/a", "../a", "a/../../b", "a//b", "a/", ""):
+        with pytest.raises(ValueError, match="is not the key of an input"):
+            run(task(lambda task: None), inputs={key: "a"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_names_some_of_many_inputs():

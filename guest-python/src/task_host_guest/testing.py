@@ -101,7 +101,21 @@ def made(
 ) -> Message:
     """The message that the host would send."""
     sent = None if payload is None else json.dumps(payload)
-    return Message(id, name, base_directory, tuple(inputs or ()), attempt, sent)
+    return Message(id, name, base_directory, tuple(by_key(inputs)), attempt, sent)
+
+
+def by_key(inputs: Mapping[str, Content] | None) -> dict[str, Content]:
+    """The inputs by the keys that a task sees: without the `/` of keys from the bucket's root.
+
+    Raises `ValueError` for a text that is not a key, because it may be a path to another directory.
+    """
+    seen = {}
+    for key, content in (inputs or {}).items():
+        relative = key.removeprefix("/")
+        if any(segment in ("", ".", "..") for segment in relative.split("/")):
+            raise ValueError(f"{key!r} is not the key of an input, such as 'tiles/1.png'")
+        seen[relative] = content
+    return seen
 
 
 @contextmanager
@@ -111,7 +125,7 @@ def directories(inputs: Mapping[str, Content] | None) -> Iterator[tuple[Path, Pa
         [inputs_directory, outputs_directory] = [Path(directory, d) for d in ("inputs", "outputs")]
         for created in (inputs_directory, outputs_directory):
             created.mkdir()
-        for key, content in (inputs or {}).items():
+        for key, content in by_key(inputs).items():
             file = inputs_directory / key
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, str):
