@@ -56,13 +56,22 @@ class More extends Array {}
 
 /** Converts the values that a plan returned or yielded to the host's form. */
 function gathered(planned) {
-  const each = typeof planned !== "string" && planned?.[Symbol.iterator] ? planned : [planned];
-  const inputs = [];
-  for (const need of each) {
-    if (need instanceof More) return { inputs: [...inputs, ...Array.from(need, asked)], more: true };
-    inputs.push(asked(need));
+  if (planned instanceof More) return { inputs: Array.from(planned, asked), more: true };
+  if (typeof planned === "string" || !planned?.[Symbol.iterator]) {
+    return { inputs: [asked(planned)], more: false };
   }
-  return { inputs, more: planned instanceof More };
+  const inputs = [];
+  const each = planned[Symbol.iterator]();
+  for (;;) {
+    const { done, value } = each.next();
+    // `more` ends a plan, and a generator may return its last needs.
+    if (value instanceof More || (done && value !== undefined)) {
+      const last = gathered(value);
+      return { inputs: [...inputs, ...last.inputs], more: last.more };
+    }
+    if (done) return { inputs, more: false };
+    inputs.push(asked(value));
+  }
 }
 
 function asked(need) {

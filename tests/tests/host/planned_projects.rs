@@ -76,7 +76,10 @@ function* needs(task) {
   if (form === "wrong") yield 7;
   if (form === "late") task.missing();
   if (typeof x !== "number") throw new Reject("x is not a number");
-  if (!task.has("index")) yield more("index", `tiles/${x}`);
+  if (!task.has("index")) {
+    yield `tiles/${x}`;
+    return more("index");
+  }
   yield optional(`tiles/${x + 1}`);
   yield prefix(task.readText("index"));
   yield "/models/m";
