@@ -99,12 +99,16 @@ pub fn file_in_memory(_name: &str) -> io::Result<(File, PathBuf)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Sets how long a connection may be silent before the system checks whether its other end answers.
+/// Makes the system close a connection whose other end has not answered for `time`. macOS probes only
+/// connections on which no data is under way.
 ///
 /// # Errors
 /// The system's error.
 pub fn limit_silence(socket: &SockRef<'_>, time: Duration) -> io::Result<()> {
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
+    // Half of the time without data, and then three probes in the other half.
+    let (idle, between) = (time / 2, (time / 6).max(Duration::from_secs(1)));
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(3);
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// Whether an error means that the file system does not support a call or an option of the call.
