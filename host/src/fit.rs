@@ -209,7 +209,7 @@ fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) 
         findings.push(Finding::new(Level::Warn, &queue(settings), text).cure(cure));
     } else if kept < attempts {
         let text = format!(
-            "the service drops messages after {}, and {} attempts of {} take longer",
+            "the service deletes messages after {}, and {} attempts of {} take longer",
             time(kept),
             settings.max_attempts,
             time(settings.timeout)
@@ -222,7 +222,7 @@ fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) 
         let Some((url, facts)) = other else { continue };
         if let Some(shorter) = facts.retention.filter(|other| *other < kept) {
             let text = format!(
-                "the service drops messages after {}, sooner than the {} of the task queue: reports \
+                "the service deletes messages after {}, sooner than the {} of the task queue: reports \
                  may be deleted before anybody reads them",
                 time(shorter),
                 time(kept)
@@ -340,7 +340,11 @@ mod tests {
     #[test]
     fn messages_are_kept_until_they_are_done_and_reports_until_they_are_read() {
         let kept = |retention| Facts { retention: Some(retention), ..facts() };
-        check(&settings(), kept(HOUR), Some((Level::Warn, "drops messages after 1h, done or not")));
+        check(
+            &settings(),
+            kept(HOUR),
+            Some((Level::Warn, "deletes messages after 1h, even if they are not done")),
+        );
         let mut long = settings();
         long.timeout = 10 * HOUR;
         check(&long, kept(2 * DAY), Some((Level::Warn, "5 attempts of 10h take longer")));
@@ -350,9 +354,9 @@ mod tests {
             dead_letters,
             is_remote: true,
         };
-        let want = Some((Level::Warn, "sqs://q-errors: the service drops messages after 1day"));
+        let want = Some((Level::Warn, "sqs://q-errors: the service deletes messages after 1day"));
         check_all(&settings(), queues(Some(kept(DAY)), None), want);
-        let want = Some((Level::Warn, "sqs://dead: the service drops messages after 1day"));
+        let want = Some((Level::Warn, "sqs://dead: the service deletes messages after 1day"));
         check_all(&settings(), queues(Some(kept(4 * DAY)), Some(kept(DAY))), want);
         check_all(&settings(), queues(Some(kept(14 * DAY)), Some(kept(4 * DAY))), None);
     }

@@ -406,7 +406,7 @@ mod tests {
         let many: Vec<Need> = (0..=MOST_INPUTS).map(|n| key(n.to_string())).collect();
         assert_eq!(gather(&f, WITH_BASE, &[], &many[1..]).await.unwrap().len(), MOST_INPUTS + 1);
         let error = gather(&f, WITH_BASE, &[], &many).await.unwrap_err();
-        assert_eq!(error, "`plan` asked for more than 10000 inputs, which is the most");
+        assert_eq!(error, "`plan` asked for more than the maximum of 10000 inputs");
         let long: Vec<Need> = (0..4000)
             .map(|n| key(format!("{}/{}/{n}", "x".repeat(255), "y".repeat(255))))
             .collect();
@@ -415,7 +415,7 @@ mod tests {
         let long: Vec<Need> =
             (0..4000).map(|n| key(format!("{0}/{0}/{0}/{n}", "x".repeat(255)))).collect();
         let error = gather(&f, WITH_BASE, &[], &long).await.unwrap_err();
-        assert!(error.contains("keys of more than 2097152 bytes"), "{error}");
+        assert!(error.contains("keys of more than the maximum of 2097152 bytes"), "{error}");
         let same: Vec<Need> = (0..3 * MOST_INPUTS).map(|_| key("b")).collect();
         assert_eq!(gather(&f, WITH_BASE, &[], &same).await.unwrap().len(), 2);
     }

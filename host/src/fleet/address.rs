@@ -143,12 +143,12 @@ mod tests {
             ("", "is not the URL of an engine"),
             ("slurm", "is not the URL of an engine"),
             ("lsf://night", "is not the URL of an engine"),
-            ("batch://", "names no job queue; write batch://QUEUE"),
-            ("ecs:///", "names no cluster"),
-            ("k8s://", "names no namespace"),
-            ("slurm://--wrap=x", "names nothing that exists"),
-            ("slurm://a b", "names nothing that exists"),
-            ("docker://a;b", "names nothing that exists"),
+            ("batch://", "has no job queue; write batch://QUEUE"),
+            ("ecs:///", "has no cluster"),
+            ("k8s://", "has no namespace"),
+            ("slurm://--wrap=x", "has characters that no engine allows"),
+            ("slurm://a b", "has characters that no engine allows"),
+            ("docker://a;b", "has characters that no engine allows"),
         ] {
             let error = url.parse::<Address>().expect_err(url).to_string();
             assert!(error.starts_with(want), "{url}: {error}");

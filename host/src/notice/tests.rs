@@ -193,7 +193,7 @@ async fn what_is_not_understood_is_no_notice() {
     }
     let fake = Fake::start(&[("PUT /latest/api/token", 200, "two\nlines")]).await;
     let want = "problem: answers a request for a token with \"two\\nlines\", which is not \
-                understood";
+                valid";
     assert_eq!(seen(&mut aws(&fake)).await, want);
     let fake = Fake::start(&[]).await;
     for service in [&mut aws(&fake) as &mut dyn Service, &mut google(&fake), &mut azure(&fake)] {

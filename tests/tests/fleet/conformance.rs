@@ -232,7 +232,7 @@ impl<S: Subject> Fleet<S> {
     #[track_caller]
     fn status(&self) -> Option<Value> {
         let status = self.run("status", &["--json"]);
-        if status.status.code() == Some(1) && status.stderr.contains("knows no fleet") {
+        if status.status.code() == Some(1) && status.stderr.contains("has no fleet") {
             return None;
         }
         Some(serde_json::from_str(&status.good().stdout).expect("a status that is JSON"))

@@ -150,5 +150,5 @@ fn the_containers_of_a_fleet_that_has_ended_are_removed_by_down() {
     fleet.run("logs", &["--worker", "1"]).good();
     fleet.run("down", &[]).good();
     let known = fleet.run("status", &[]).code(1);
-    assert!(known.stderr.contains("knows no fleet"), "{}", known.stderr);
+    assert!(known.stderr.contains("has no fleet"), "{}", known.stderr);
 }

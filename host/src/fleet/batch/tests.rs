@@ -83,7 +83,11 @@ async fn options_that_do_not_fit_are_refused_with_a_cure() {
         assert!(error.to_string().contains(problem), "{error}");
         assert!(error.cure().is_some_and(|text| text.contains(cure)), "{:?}", error.cure());
     };
-    check(&[("partition", "main")], "it knows no option partition", "it knows assign-public-ip");
+    check(
+        &[("partition", "main")],
+        "there is no option partition",
+        "the options are assign-public-ip",
+    );
     check(&[], "jobs on Fargate need a role", "-o execution-role=ARN");
     check(&[("platform", "LAMBDA")], "unknown value LAMBDA", "FARGATE or EC2");
     check(&[ROLE, ("ephemeral-storage", "5")], "unknown value 5", "21 to 200");
@@ -105,12 +109,12 @@ async fn directories_secrets_and_relays_are_refused() {
     let usual = || spec(&[ROLE]);
     check(Spec { paths: ["/lab/queue".into()].into(), ..usual() }, "can't reach /lab/queue");
     check(Spec { pass: ["SECRET".to_owned()].into(), ..usual() }, "--pass-env SECRET");
-    check(Spec { relay: 2, ..usual() }, "knows no --relay");
+    check(Spec { relay: 2, ..usual() }, "--relay is not supported");
     check(
         Spec { walltime: Some(Duration::from_secs(59)), ..usual() },
         "shorter than the minimum of one minute",
     );
-    check(Spec { cpus: 17, ..usual() }, "Fargate offers no 17 vCPUs");
+    check(Spec { cpus: 17, ..usual() }, "Fargate has no size with 17 vCPUs");
 }
 
 #[tokio::test]
@@ -119,7 +123,7 @@ async fn the_capacity_is_that_of_the_usable_compute_environments() {
     with_room(&fake, &json!({}));
     let capacity = batch(&fake).await.check(&spec(&[ROLE])).await.expect("room").expect("a limit");
     assert_eq!(capacity.workers, 2);
-    assert!(capacity.limit.contains("10 vCPUs at most (maxvCpus)"), "{}", capacity.limit);
+    assert!(capacity.limit.contains("at most 10 vCPUs (maxvCpus)"), "{}", capacity.limit);
 
     let fake = Fake::default();
     with_room(&fake, &json!({"type": "UNMANAGED", "computeResources": null}));

@@ -87,7 +87,11 @@ async fn options_that_do_not_fit_are_refused_with_a_cure() {
         assert!(error.to_string().contains(problem), "{error}");
         assert!(error.cure().is_some_and(|text| text.contains(cure)), "{:?}", error.cure());
     };
-    check(&[("partition", "main")], "it knows no option partition", "it knows assign-public-ip");
+    check(
+        &[("partition", "main")],
+        "there is no option partition",
+        "the options are assign-public-ip",
+    );
     check(&[SUBNETS], "tasks on Fargate need a role", "-o execution-role=ARN");
     check(&[ROLE], "need subnets", "-o subnets=SUBNET,SUBNET");
     check(&[("launch-type", "EC2"), SUBNETS, ("network-mode", "host")], "awsvpc", "leave it out");

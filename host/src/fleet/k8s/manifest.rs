@@ -423,7 +423,7 @@ mod tests {
         refused(&Spec { walltime, ..spec(&[]) }, 1, "no time limit");
         refused(&Spec { relay: 2, ..spec(&[]) }, 1, "no time limit");
         let pass = BTreeSet::from(["AWS_SECRET_ACCESS_KEY".to_owned()]);
-        refused(&Spec { pass, ..spec(&[]) }, 1, "whoever sees a job of Kubernetes");
+        refused(&Spec { pass, ..spec(&[]) }, 1, "everybody who may read the job");
         for (name, value, want) in [
             ("partition", "main", "is not an option for Kubernetes"),
             ("runAsUser", "0", "workers do not run as root"),
