@@ -18,6 +18,9 @@ const SAFE_DEPTH: usize = 100;
 /// The longest number, in characters, that every reader accepts. Python reads integers of 4,300
 /// digits, and Java's most used reader reads numbers of 1,000 characters.
 const SAFE_NUMBER: usize = 1000;
+/// Numbers without an exponent and of at most this many characters are within the range of a 64-bit
+/// float, which is 1.8e308.
+const FINITE: usize = 308;
 
 /// The text of one JSON value, without the white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +63,13 @@ impl<'a> Value<'a> {
     }
 
     /// True if every reader of JSON accepts the value. False if it has numbers that only Python
-    /// writes, numbers of more than 1,000 characters, unpaired surrogates, or more than 100 levels.
+    /// writes, numbers that are too long or too large, unpaired surrogates, or more than 100 levels.
     pub fn is_portable(self) -> bool {
         let mut scanner = Scanner::new(self.0);
         scanner.whole().is_ok()
             && !scanner.has_python_numbers
             && !scanner.has_half_pairs
-            && scanner.longest_number <= SAFE_NUMBER
+            && !scanner.has_unsafe_numbers
             && scanner.depth <= SAFE_DEPTH
     }
 
@@ -138,8 +141,8 @@ struct Scanner<'a> {
     at: usize,
     has_python_numbers: bool,
     has_half_pairs: bool,
-    /// The length of the longest number so far.
-    longest_number: usize,
+    /// A number is longer than [`SAFE_NUMBER`], or out of the range of a 64-bit float.
+    has_unsafe_numbers: bool,
     /// The deepest level so far.
     depth: usize,
 }
@@ -151,7 +154,7 @@ impl<'a> Scanner<'a> {
             at: 0,
             has_python_numbers: false,
             has_half_pairs: false,
-            longest_number: 0,
+            has_unsafe_numbers: false,
             depth: 0,
         }
     }
@@ -313,7 +316,8 @@ impl<'a> Scanner<'a> {
             let _ = self.eat(b'+') || self.eat(b'-');
             self.digits()?;
         }
-        self.longest_number = self.longest_number.max(self.at - start);
+        let number = &self.text[start..self.at];
+        self.has_unsafe_numbers |= number.len() > SAFE_NUMBER || !is_finite(number);
         Ok(())
     }
 
@@ -369,6 +373,12 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// True if a number is within the range of a 64-bit float. `serde_json` and Go reject other numbers.
+fn is_finite(number: &str) -> bool {
+    let is_small = number.len() <= FINITE && !number.contains(['e', 'E']);
+    is_small || number.parse().is_ok_and(f64::is_finite)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -380,7 +390,7 @@ mod tests {
     fn almost_json() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             any::<f64>().prop_map(|n| serde_json::Value::from(n).to_string()),
-            "-?0?[0-9]{0,3}[.]?[0-9]{0,2}[eE]?[+-]?[0-9]{0,2}",
+            "-?0?[0-9]{0,3}[.]?[0-9]{0,2}[eE]?[+-]?[0-9]{0,3}",
             ".{0,8}".prop_map(|text| serde_json::Value::from(text).to_string()),
             r#""(\\u[dD][89abcdefABCDEF][0-9a-f]{2}|\\.|[a\t]){0,3}""#,
             "(true|false|null|nul|NaNs?|-?Infinity|)",
@@ -408,6 +418,13 @@ mod tests {
             if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
                 prop_assert_eq!(ours.text(), theirs.get());
             }
+        }
+
+        #[test]
+        fn what_is_portable_is_a_value_of_serde_json(text in almost_json()) {
+            let Ok(value) = parse(&text) else { return Ok(()) };
+            let theirs = serde_json::from_str::<serde_json::Value>(&text);
+            prop_assert_eq!(value.is_portable(), theirs.is_ok(), "{}", text);
         }
 
         #[test]
@@ -452,7 +469,10 @@ mod tests {
         let check = |text: &str, want: bool| {
             assert_eq!(parse(text).unwrap().is_portable(), want, "{text:.80}");
         };
-        check(r#"{"a": [1e400, "\ud83d\ude00", "\u0000"]}"#, true);
+        check(r#"{"a": [1e300, "\ud83d\ude00", "\u0000"]}"#, true);
+        check("[1e-400, 1.7e308, 0e999]", true);
+        check("[1e400]", false);
+        check("[-1e309]", false);
         check(r#""\ud83d""#, false);
         check(r#""\ude00""#, false);
         check(r#""\ud83d\u0041""#, false);
@@ -461,8 +481,10 @@ mod tests {
         check(&("[".repeat(101) + &"]".repeat(101)), false);
         // Deep nesting must not exhaust the stack.
         check(&("[".repeat(10_000_000) + &"]".repeat(10_000_000)), false);
-        check(&format!("[-{}]", "9".repeat(999)), true);
-        check(&format!("[-{}]", "9".repeat(1000)), false);
+        check(&format!("[-{}]", "9".repeat(308)), true);
+        check(&format!("[-{}]", "9".repeat(309)), false);
+        check(&format!("[0.{}]", "9".repeat(998)), true);
+        check(&format!("[0.{}]", "9".repeat(999)), false);
         check(&format!("{{\"a\": 1.{}}}", "0".repeat(1_000_000)), false);
         check(&format!("\"{}\"", "9".repeat(1_000_000)), true);
     }

@@ -244,6 +244,7 @@ fn whatever_a_message_holds_other_programs_read_its_report_and_it_goes_back_as_i
         task(&format!("-{}", "9".repeat(4_301))),
         task(&format!("0.{}", "3".repeat(1_000_000))),
         task("1e999999999"),
+        task(&"9".repeat(400)),
         task("[NaN, -Infinity]"),
         task(r#"["\ud800", "\udc00\ud800"]"#),
         task(r#""\u0000 \u001b[31m \uffff""#),
