@@ -225,6 +225,10 @@ fn all(project: &Project) -> anyhow::Result<()> {
         tests
     };
     let (mut waiting, mut working) = (tests(&waiting), tests(&working));
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        working.env("RUST_TEST_THREADS", (PER_PROCESSOR * processors).to_string());
+    }
     let mut documentation = project.cargo();
     documentation.args(["test", "--workspace", "--doc"]);
     let (tested, waited, searched) = thread::scope(|scope| {
@@ -307,6 +311,10 @@ fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
 
 /// How many quick tests run at a time. They mostly wait for leases to expire.
 const THREADS: &str = "8";
+
+/// How many tests of a full run each processor runs at a time. Many of them wait for half of their
+/// time.
+const PER_PROCESSOR: usize = 2;
 
 const LINTS: &str = "formatting, lints, licences, packages and documentation";
 
