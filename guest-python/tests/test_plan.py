@@ -107,7 +107,7 @@ def test_a_plan_sees_its_message_and_fails_as_other_calls_do():
     assert asked == ["a", "b"]
     with pytest.raises(Reject, match="the payload does not fit this task, at x: "):
         plan(smooth, payload={"x": "1"})
-    with pytest.raises(Reject, match="'b' is not .*: none; a plan that reads it asks for it by `more`"):
+    with pytest.raises(Reject, match="'b' is not .*: none; to read it in a plan, ask for it with `more` first"):
         plan(task(plan=lambda task: task.read("b"))(lambda task: None))
     with pytest.raises(FileNotFoundError):
         plan(task(plan=lambda task: task.write("a", "b"))(lambda task: None))

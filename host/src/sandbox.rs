@@ -905,7 +905,7 @@ fn trapped(
             "the guest panicked or aborted; its log says why".to_owned()
         }
         (Some(Trap::StackOverflow), _) => format!(
-            "the guest's call stack overflowed its limit of {}; nothing raises it: recurse less deeply",
+            "the guest's call stack overflowed its limit of {}; this limit is fixed: recurse less deeply",
             ByteSize(limits::MAX_STACK as u64).display().iec()
         ),
         (Some(Trap::MemoryOutOfBounds), _) => {
@@ -915,7 +915,7 @@ fn trapped(
         (Some(trap), _) => format!("the guest trapped: {trap}"),
         (None, _) => {
             let cause = words::bounded_line(&error.root_cause(), MAX_PROBLEM);
-            format!("the guest broke off: {cause}")
+            format!("the guest stopped with an error: {cause}")
         }
     };
     (RunError::Trap { phase, what }, Trace::of(error, told))

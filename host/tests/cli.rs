@@ -704,7 +704,7 @@ fn wrong_files_are_not_pushed() {
     check(
         "http.wasm",
         &wat(&format!(r#"(component (import "wasi:http/types@0.2.0" (instance)) {calls})"#)),
-        "imports what no host offers: wasi:http/types@0.2.0",
+        "imports interfaces that hosts do not provide: wasi:http/types@0.2.0",
     );
     place.run("component push missing.wasm").exits(1).says("missing.wasm");
     assert!(!place.has("bucket"), "a bucket is not made for what is not pushed");

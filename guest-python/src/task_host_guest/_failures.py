@@ -86,7 +86,7 @@ def said(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as second:
-        return f"its text can't be made: {type(second).__name__}"
+        return f"its text can't be read: {type(second).__name__}"
 
 
 def position(frames: TracebackType | None) -> str | None:

@@ -100,7 +100,7 @@ class Guest:
     def plan(self, message: Message, inputs: Path, outputs: Path) -> list[str | Need] | More:
         """Calls the plan on a separate object."""
         execution = self.start(message, inputs, outputs)
-        execution.task._hint = "; a plan that reads it asks for it by `more` first"
+        execution.task._hint = "; to read it in a plan, ask for it with `more` first"
         return gathered(execution.plan())
 
 

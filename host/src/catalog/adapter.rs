@@ -46,7 +46,7 @@ pub fn component_of(wasm: &[u8]) -> Result<Cow<'_, [u8]>, String> {
             .validate(true)
             .encode()
     });
-    encoded.map(Cow::Owned).map_err(|error| format!("can't be made a component: {error:#}"))
+    encoded.map(Cow::Owned).map_err(|error| format!("can't be converted to a component: {error:#}"))
 }
 
 /// The same module, which exits through WASI 0.2 instead of the adapter.
@@ -121,7 +121,7 @@ mod tests {
         check(
             r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i64)))
                 (memory (export "memory") 1) (func (export "_start")))"#,
-            "can't be made a component",
+            "can't be converted to a component",
         );
     }
 }

@@ -359,7 +359,7 @@ fn private_dir(dir: &Path) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!(
-            "{} belongs to somebody else or is writable by others; \
+            "{} belongs to another user or is writable by others; \
              native code is loaded only from a directory of our own (`chmod 700` it)",
             dir.display()
         )))

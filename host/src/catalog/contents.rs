@@ -193,7 +193,7 @@ impl Contents {
             return Err(match std::str::from_utf8(bytes) {
                 _ if bytes.is_empty() => "is empty",
                 Ok(text) if text.trim_start().starts_with('(') => {
-                    "is WebAssembly text; `wasm-tools parse` makes a binary of it"
+                    "is WebAssembly text; convert it with `wasm-tools parse`"
                 }
                 Ok(_) => "is a text file, not WebAssembly",
                 Err(_) => "is not WebAssembly",
@@ -221,7 +221,7 @@ impl Contents {
             self.imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
         if !refused.is_empty() {
             return Some(format!(
-                "imports what no host offers: {}; a task has files, clocks, random numbers and \
+                "imports interfaces that hosts do not provide: {}; a task has files, clocks, random numbers and \
                  standard output (WASI 0.2), and no network",
                 refused.join(", ")
             ));

@@ -100,7 +100,7 @@ pub(super) fn problem(
         }
         _ => "a program may import WASI preview 1 (`wasi_snapshot_preview1`), and no more",
     };
-    Some(format!("imports what no host offers: {}; {cure}", refused.join(", ")))
+    Some(format!("imports interfaces that hosts do not provide: {}; {cure}", refused.join(", ")))
 }
 
 #[cfg(test)]

@@ -45,11 +45,11 @@ impl Keys {
             .filter(|(_, line)| !is_comment(line))
             .map(|(n, line)| {
                 PublicKey::from_base64(line)
-                    .map_err(|_| format!("line {} is not a public key of minisign", n + 1))
+                    .map_err(|_| format!("line {} is not a minisign public key", n + 1))
             })
             .collect();
         match keys? {
-            keys if keys.is_empty() => Err("has no public key of minisign".to_owned()),
+            keys if keys.is_empty() => Err("has no minisign public key".to_owned()),
             keys => Ok(Self(Arc::new(keys))),
         }
     }
@@ -72,7 +72,9 @@ impl Keys {
             match key.verify_stream(&signature) {
                 Ok(verifier) => verifiers.push(verifier),
                 Err(Error::UnsupportedLegacyMode) => {
-                    return invalid("its signature is of an old kind; sign it with `minisign -SH`");
+                    return invalid(
+                        "its signature has minisign's old format; sign it with `minisign -SH`",
+                    );
                 }
                 Err(_) => {}
             }
@@ -84,7 +86,7 @@ impl Keys {
         let (digest, _) = Digest::of_reader(&mut reader).map_err(Unverified::Unread)?;
         if !reader.verifiers.iter_mut().any(|verifier| verifier.finalize().is_ok()) {
             return invalid(
-                "its signature does not fit its bytes: one of them was changed, or is of another \
+                "its signature does not match its bytes: one of them was changed, or is of another \
                  version",
             );
         }
@@ -108,7 +110,7 @@ pub enum Unverified {
 fn decode(signature: &[u8]) -> Result<Signature, String> {
     let text = std::str::from_utf8(signature).ok();
     let decoded = text.and_then(|text| Signature::decode(text).ok());
-    decoded.ok_or_else(|| "its signature is not a file of minisign".to_owned())
+    decoded.ok_or_else(|| "its signature is not a minisign signature file".to_owned())
 }
 
 /// Returns the trusted comment of a signature, and what is wrong with the signature for a component
@@ -292,9 +294,9 @@ mod tests {
     fn keys_are_read_as_minisign_writes_them() {
         let file = format!("untrusted comment: minisign public key\n{KEY}\n\n# another\n{KEY}\n");
         assert_eq!(Keys::parse(&file).unwrap().0.len(), 2);
-        assert_eq!(Keys::parse("").unwrap_err(), "has no public key of minisign");
+        assert_eq!(Keys::parse("").unwrap_err(), "has no minisign public key");
         let wrong = Keys::parse(&format!("{KEY}\nnonsense")).unwrap_err();
-        assert_eq!(wrong, "line 2 is not a public key of minisign");
+        assert_eq!(wrong, "line 2 is not a minisign public key");
     }
 
     #[test]

@@ -220,7 +220,7 @@ impl fmt::Display for Limit {
             ),
             Self::Depth(most) => write!(
                 f,
-                "the guest ran into the limit of {most} directories in each other in /outputs"
+                "the guest ran into the limit of {most} levels of directories in /outputs"
             ),
             Self::Handles => write!(
                 f,
@@ -258,14 +258,14 @@ pub(super) fn cure(limit: &Limit, table: Option<&Table>) -> String {
             Limit::AllMemory(_) => {
                 "more memory for the host's machine, container or job raises it".to_owned()
             }
-            Limit::Handles => "nothing raises it: drop what is not needed any more".to_owned(),
-            Limit::Call(_) => "nothing raises it: use several calls".to_owned(),
+            Limit::Handles => "this limit is fixed: close what is not needed".to_owned(),
+            Limit::Call(_) => "this limit is fixed: use several calls".to_owned(),
             Limit::PlanTime(_) => {
-                "nothing raises it: name the inputs in `plan`, and read them in `execute`"
+                "this limit is fixed: name the inputs in `plan`, and read them in `execute`"
                     .to_owned()
             }
             Limit::Parts => "nothing raises that: link it into fewer modules".to_owned(),
-            _ => "nothing raises it".to_owned(),
+            _ => "this limit is fixed".to_owned(),
         },
     }
 }

@@ -1,8 +1,8 @@
 //! Sends many messages to a queue: several batches at once, in bounded memory.
 //!
 //! A message that the queue refuses is reported, and the others are sent. A queue that can't be
-//! used ends the transfer. No message is sent twice: a request whose response was lost is not
-//! repeated, because it may have reached the queue.
+//! used ends the transfer. This module sends each message once. The client of a cloud queue repeats
+//! a request whose response was lost, so the queue may have the messages of that request twice.
 
 use std::sync::Arc;
 

@@ -89,7 +89,7 @@ fn tasks_of_names_that_are_not_listed_are_rejected() {
     let error = place.the_error();
     assert_eq!(
         error["exception"],
-        "tasks named `other` are not run here: --listed-tasks-only is set, and host.toml has no \
+        "tasks named `other` are not run by this host: --listed-tasks-only is set, and host.toml has no \
          table [tasks.other]"
     );
     assert!(place.object("data/0_output/0.dat").is_some());
@@ -162,11 +162,11 @@ fn no_other_signature_is_accepted() {
     let at = place.path().join("bucket/components/NO_OP.wasm.minisig");
     let own = signer.sign(&bytes, &comment);
     let wrong = [
-        ("not a file of minisign", "nonsense".to_owned()),
+        ("not a minisign signature file", "nonsense".to_owned()),
         ("by a key that is not among", Signer::new(2).sign(&bytes, &comment)),
-        ("does not fit its bytes", signer.sign(b"other bytes", &comment)),
-        ("does not fit its bytes", own.replace("timestamp:1", "timestamp:2")),
-        ("is of an old kind", signer.sign_as_before(&bytes, &comment)),
+        ("does not match its bytes", signer.sign(b"other bytes", &comment)),
+        ("does not match its bytes", own.replace("timestamp:1", "timestamp:2")),
+        ("has minisign's old format", signer.sign_as_before(&bytes, &comment)),
         ("is for another component", signer.sign(&bytes, "timestamp:1\tfile:other.wasm\thashed")),
         ("is for another component", signer.sign(&bytes, "NO_OP")),
     ];
@@ -215,7 +215,7 @@ fn keys_and_digests_that_mean_nothing_are_errors() {
     let place = Place::new();
     fs::write(place.path().join("keys.pub"), "nonsense\n").expect("a file");
     let ended = place.run(&KEYS).code(2);
-    let want = "--component-keys: \"./keys.pub\" line 1 is not a public key of minisign";
+    let want = "--component-keys: \"./keys.pub\" line 1 is not a minisign public key";
     assert!(ended.stderr.contains(want), "{}", ended.stderr);
     let check = |value: &str, want: &str| {
         let toml = format!("[tasks.a]\ncomponents = {value}\n");

@@ -163,7 +163,10 @@ fn what_a_program_imports_and_nobody_offers_is_named() {
     let check = |problem: Value, want: &str| {
         assert!(problem.as_str().is_some_and(|problem| problem.contains(want)), "{problem}");
     };
-    check(import("env", "dlopen"), "imports what no host offers: env.dlopen; the linker leaves");
+    check(
+        import("env", "dlopen"),
+        "imports interfaces that hosts do not provide: env.dlopen; the linker leaves",
+    );
     check(import("wasi_snapshot_preview1", "fork"), "wasi_snapshot_preview1.fork");
     check(import("wasi_unstable", "proc_exit"), "WASI preview 0");
     check(import("wasi", "thread-spawn"), "without threads");

@@ -370,7 +370,7 @@ impl Dir {
     /// The error for a name or a path that is too long. The log explains it.
     fn too_long(&self, what: &str, len: usize, most: usize) -> Error {
         self.shared.say(&format_args!(
-            "{what} of {len} bytes is too long: the limit is {most}, and nothing raises it"
+            "{what} of {len} bytes is too long: the limit is {most}, which is fixed"
         ));
         ErrorCode::NameTooLong.into()
     }

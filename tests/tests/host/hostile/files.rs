@@ -113,7 +113,7 @@ pub(super) fn case(attack: Attack) -> Case {
     }
 }
 
-const DEPTH: &str = "the guest ran into the limit of 64 directories in each other";
+const DEPTH: &str = "the guest ran into the limit of 64 levels of directories";
 
 /// The expected result of opening a file or directory with each combination of flags.
 const FLAGS: &[(&str, &str)] = &[

@@ -61,7 +61,7 @@ fn trees_that_are_too_deep_are_refused_and_the_host_goes_on() {
     assert_eq!(errors.len(), 4, "{errors:#?}");
     for error in errors {
         let exception = error["exception"].as_str().expect("an exception");
-        let want = "the guest ran into the limit of 64 directories in each other";
+        let want = "the guest ran into the limit of 64 levels of directories";
         assert!(exception.starts_with(want), "{exception}");
         assert_eq!(error["attempt"], 1, "{error:#}");
     }

@@ -105,8 +105,8 @@ fn a_name_that_is_too_long_is_explained() {
     }
     assert_eq!(
         g.log.finish().text,
-        "host: a name of 256 bytes is too long: the limit is 255, and nothing raises it\n\
-         host: a path of 1254 bytes is too long: the limit is 1024, and nothing raises it\n"
+        "host: a name of 256 bytes is too long: the limit is 255, which is fixed\n\
+         host: a path of 1254 bytes is too long: the limit is 1024, which is fixed\n"
     );
 }
 
