@@ -163,7 +163,7 @@ fn a_prefix_with_more_objects_than_a_plan_may_have() {
     }
     place.submit(&[ask(1, &[], &[], &["many"])]);
     place.run_until_empty(&[]).code(3);
-    let want = "`plan` asked for more than 10000 inputs, which is the most (below `many`)";
+    let want = "`plan` asked for more than the maximum of 10000 inputs (below `many`)";
     assert_eq!(cause(&place), want);
 }
 

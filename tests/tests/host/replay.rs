@@ -73,7 +73,7 @@ fn another_component_and_a_file_with_a_report_will_do() {
     let other = other.to_str().expect("a path that is text");
     for from in ["reports.jsonl", "report.json"] {
         let ended = place.host(&["try", other, "--from", from]).good();
-        let said = "the component is another than that of the report: ";
+        let said = "the component differs from the one in the report: ";
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
         assert!(ended.stderr.contains("done in "), "{}", ended.stderr);
     }

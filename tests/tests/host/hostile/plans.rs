@@ -59,7 +59,7 @@ pub(super) fn case(attack: Attack) -> Case {
             Case::rejected(plan(json!({"do": "allocate"})), &says).with(&["--memory", "64MiB"])
         }
         Attack::Many => {
-            let says = ["more than 10000 inputs"];
+            let says = ["more than the maximum of 10000 inputs"];
             Case::rejected(plan(json!({"do": "many", "count": 100_000})), &says)
         }
         Attack::Long => {
@@ -86,7 +86,7 @@ pub(super) fn case(attack: Attack) -> Case {
             Case::rejected(plan(json!({"do": "ask", "prefixes": ["/"]})), &says)
         }
         Attack::Again => {
-            Case::rejected(plan(json!({"do": "again"})), &["to be called more than 8 times"])
+            Case::rejected(plan(json!({"do": "again"})), &["to be called more than the maximum of 8 times"])
         }
         Attack::Write => Case::rejected(plan(json!({"do": "write"})), &["planned.txt"]),
         Attack::Panic => Case::given_up(plan(json!({"do": "panic"})), &["in the plan"]),
