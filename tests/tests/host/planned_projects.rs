@@ -77,8 +77,8 @@ function* needs(task) {
   if (form === "late") task.missing();
   if (typeof x !== "number") throw new Reject("x is not a number");
   if (!task.has("index")) {
-    yield `tiles/${x}`;
-    return more("index");
+    yield "index";
+    return more(`tiles/${x}`);
   }
   yield optional(`tiles/${x + 1}`);
   yield prefix(task.readText("index"));
