@@ -153,7 +153,7 @@ fn a_queue_that_is_not_there_is_named_with_its_region() {
 fn more_workers_than_the_queue_has_vcpus_for_are_refused() {
     let fleet = Fleet::<Batch>::new();
     let up = fleet.up("1001", &[&["--for", "1h"]]).code(2);
-    assert!(up.stderr.contains("have 1000 vCPUs at most (maxvCpus)"), "{}", up.stderr);
+    assert!(up.stderr.contains("have at most 1000 vCPUs (maxvCpus)"), "{}", up.stderr);
     assert_eq!(fleet.subject.alive(fleet.name()), 0);
 }
 

@@ -85,9 +85,10 @@ pub(super) fn case(attack: Attack) -> Case {
             let says = ["`plan` asked for `/`, which is outside of `tests` and of --readable"];
             Case::rejected(plan(json!({"do": "ask", "prefixes": ["/"]})), &says)
         }
-        Attack::Again => {
-            Case::rejected(plan(json!({"do": "again"})), &["to be called more than the maximum of 8 times"])
-        }
+        Attack::Again => Case::rejected(
+            plan(json!({"do": "again"})),
+            &["to be called more than the maximum of 8 times"],
+        ),
         Attack::Write => Case::rejected(plan(json!({"do": "write"})), &["planned.txt"]),
         Attack::Panic => Case::given_up(plan(json!({"do": "panic"})), &["in the plan"]),
         Attack::Retry => Case::given_up(plan(json!({"do": "retry"})), &["can't be made yet"]),
