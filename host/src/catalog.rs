@@ -121,8 +121,8 @@ pub enum CatalogError {
     },
     /// The host does not run tasks of that name.
     #[error(
-        "tasks named `{name}` are not run by this host: --listed-tasks-only is set, and host.toml has no table \
-         [tasks.{name}]"
+        "tasks named `{name}` are not run by this host: --listed-tasks-only is set, and host.toml \
+         has no table [tasks.{name}]"
     )]
     NotListed {
         /// The task's name.

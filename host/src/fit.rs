@@ -154,7 +154,8 @@ fn receives(settings: &Settings, tasks: &Facts, findings: &mut Vec<Finding>) {
     } else if limit < attempts.saturating_add(FEW_DELIVERIES) {
         let text = format!(
             "the service moves a message to {to} after it was received {limit} times, and a task \
-             has up to {attempts} attempts: hosts that drain or are killed use up the few remaining receives"
+             has up to {attempts} attempts: hosts that drain or are killed use up the few \
+             remaining receives"
         );
         findings.push(Finding::new(Level::Warn, &queue(settings), text).cure(cure));
     }
@@ -222,8 +223,8 @@ fn retention(settings: &Settings, queues: &Queues, findings: &mut Vec<Finding>) 
         let Some((url, facts)) = other else { continue };
         if let Some(shorter) = facts.retention.filter(|other| *other < kept) {
             let text = format!(
-                "the service deletes messages after {}, sooner than the {} of the task queue: reports \
-                 may be deleted before anybody reads them",
+                "the service deletes messages after {}, sooner than the {} of the task queue: \
+                 reports may be deleted before anybody reads them",
                 time(shorter),
                 time(kept)
             );

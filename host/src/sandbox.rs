@@ -905,7 +905,8 @@ fn trapped(
             "the guest panicked or aborted; its log says why".to_owned()
         }
         (Some(Trap::StackOverflow), _) => format!(
-            "the guest's call stack overflowed its limit of {}; this limit is fixed: recurse less deeply",
+            "the guest's call stack overflowed its limit of {}; this limit is fixed: recurse less \
+             deeply",
             ByteSize(limits::MAX_STACK as u64).display().iec()
         ),
         (Some(Trap::MemoryOutOfBounds), _) => {

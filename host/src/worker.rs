@@ -131,7 +131,8 @@ impl Worker {
             tokio::time::sleep(Duration::from_secs(1)).await;
             tracing::info!(
                 "waiting up to {} s for the answer to the last receive from {queue}, because a \
-                 message in it would stay leased although no host runs it; send another signal to stop now",
+                 message in it would stay leased although no host runs it; send another signal to \
+                 stop now",
                 LAST_POLL.as_secs(),
             );
             std::future::pending::<Infallible>().await

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::panic::resume_unwind;
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -225,10 +226,8 @@ fn all(project: &Project) -> anyhow::Result<()> {
         tests
     };
     let (mut waiting, mut working) = (tests(&waiting), tests(&working));
-    if env::var_os("RUST_TEST_THREADS").is_none() {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        working.env("RUST_TEST_THREADS", (PER_PROCESSOR * processors).to_string());
-    }
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    run_at_a_time(&mut working, PER_PROCESSOR * processors);
     let mut documentation = project.cargo();
     documentation.args(["test", "--workspace", "--doc"]);
     let (tested, waited, searched) = thread::scope(|scope| {
@@ -242,6 +241,14 @@ fn all(project: &Project) -> anyhow::Result<()> {
     }
     let [tests, documentation] = tested;
     tests.and(documentation).and(waited.and_then(|(_, ended)| ended)).and(searched)
+}
+
+/// Sets how many tests run at the same time, unless the user has set it.
+fn run_at_a_time(tests: &mut Command, threads: usize) {
+    const VARIABLE: &str = "RUST_TEST_THREADS";
+    if env::var_os(VARIABLE).is_none() {
+        tests.env(VARIABLE, threads.to_string());
+    }
 }
 
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
@@ -287,9 +294,7 @@ fn some(project: &Project, options: &Options) -> anyhow::Result<String> {
     tests.args(["test", "--workspace", "--no-fail-fast"]).args(targets.into_iter().flatten());
     tests.args(&options.filter).arg("--");
     if options.fast {
-        if env::var_os("RUST_TEST_THREADS").is_none() {
-            tests.env("RUST_TEST_THREADS", THREADS);
-        }
+        run_at_a_time(&mut tests, THREADS);
         let listed = listed().map(|(_, begin)| *begin);
         // A test program is not among the targets if all its tests have needs.
         for begin in listed.filter(|begin| skipped.iter().any(|test| test.starts_with(begin))) {
@@ -310,7 +315,7 @@ fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
 }
 
 /// How many quick tests run at a time. They mostly wait for leases to expire.
-const THREADS: &str = "8";
+const THREADS: usize = 8;
 
 /// How many tests of a full run each processor runs at a time. Many of them wait for half of their
 /// time.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,9 @@ def run(
     """Runs the three calls of a guest. An input is given by its content or by the path of a file.
     The payload is sent as JSON; None sends no payload. The plan is not called, so give the inputs
     that it would ask for too."""
-    message = made(inputs, payload, id, name, base_directory, attempt)
-    with directories(inputs) as (inputs_directory, outputs_directory):
+    given = by_key(inputs)
+    message = made(given, payload, id, name, base_directory, attempt)
+    with directories(given) as (inputs_directory, outputs_directory):
         execution = Guest(guest).start(message, inputs_directory, outputs_directory)
         for call in CALLS:
             execution.call(call)
@@ -85,14 +86,15 @@ def plan(
     planned = Guest(guest)
     if not planned.has_plan:
         raise TypeError(f"{guest.__name__} has no plan")
-    message = made(inputs, payload, id, name, base_directory, attempt)
-    with directories(inputs) as (inputs_directory, outputs_directory):
+    given = by_key(inputs)
+    message = made(given, payload, id, name, base_directory, attempt)
+    with directories(given) as (inputs_directory, outputs_directory):
         outputs_directory.rmdir()
         return planned.plan(message, inputs_directory, outputs_directory)
 
 
 def made(
-    inputs: Mapping[str, Content] | None,
+    inputs: Iterable[str],
     payload: Any,
     id: int,
     name: str,
@@ -101,7 +103,7 @@ def made(
 ) -> Message:
     """The message that the host would send."""
     sent = None if payload is None else json.dumps(payload)
-    return Message(id, name, base_directory, tuple(by_key(inputs)), attempt, sent)
+    return Message(id, name, base_directory, tuple(inputs), attempt, sent)
 
 
 def by_key(inputs: Mapping[str, Content] | None) -> dict[str, Content]:
@@ -119,13 +121,13 @@ def by_key(inputs: Mapping[str, Content] | None) -> dict[str, Content]:
 
 
 @contextmanager
-def directories(inputs: Mapping[str, Content] | None) -> Iterator[tuple[Path, Path]]:
+def directories(inputs: Mapping[str, Content]) -> Iterator[tuple[Path, Path]]:
     """The directory with the inputs, and an empty directory for the outputs."""
     with tempfile.TemporaryDirectory(prefix="task-host-guest-") as directory:
         [inputs_directory, outputs_directory] = [Path(directory, d) for d in ("inputs", "outputs")]
         for created in (inputs_directory, outputs_directory):
             created.mkdir()
-        for key, content in by_key(inputs).items():
+        for key, content in inputs.items():
             file = inputs_directory / key
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, str):

@@ -113,7 +113,8 @@ impl Slow {
                 seconds,
                 usual_seconds,
                 last_line,
-                "slow: still running after {time}; half of the tasks with this name take at most {}",
+                "slow: still running after {time}; half of the tasks with this name take at \
+                 most {}",
                 shown(usual),
             ),
             None => tracing::warn!(seconds, last_line, "slow: still running after {time}"),

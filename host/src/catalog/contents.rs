@@ -221,8 +221,8 @@ impl Contents {
             self.imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
         if !refused.is_empty() {
             return Some(format!(
-                "imports interfaces that hosts do not provide: {}; a task has files, clocks, random numbers and \
-                 standard output (WASI 0.2), and no network",
+                "imports interfaces that hosts do not provide: {}; a task has files, clocks, \
+                 random numbers and standard output (WASI 0.2), and no network",
                 refused.join(", ")
             ));
         }

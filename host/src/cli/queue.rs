@@ -174,10 +174,11 @@ impl Which {
             let from = parse::queue(from).map_err(|e| Advice::usage(format!("--from: {e}")))?;
             return Ok((given, from));
         }
-        match given.tasks() {
-            Some(tasks) => Ok((tasks, given)),
-            None => Ok((given.clone(), settings.error_queue(&given)?)),
+        if let Some(tasks) = given.tasks() {
+            return Ok((tasks, given));
         }
+        let errors = settings.error_queue(&given)?;
+        Ok((given, errors))
     }
 
     async fn open(&self) -> anyhow::Result<(Box<dyn Admin>, Console)> {

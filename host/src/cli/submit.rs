@@ -231,8 +231,7 @@ impl Submit {
             Err(SendError::Stopped { source, done, first_unsent, is_rest_kept }) => {
                 tell_kept(console, &done, rejects);
                 let hint = match is_single {
-                    true => "the task was probably not sent; if only the answer was lost, it was"
-                        .to_owned(),
+                    true => "the task was not sent, unless only the answer was lost".to_owned(),
                     false => unsent(done.sent, first_unsent.as_ref(), is_rest_kept),
                 };
                 Err(Advice::failed(source.to_string()).hint(hint).into())

@@ -95,7 +95,8 @@ async fn beat(
         && let Err(error) = place.remove(&name).await
     {
         tracing::warn!(
-            "the heartbeat of this host could not be removed, so `host top` will show it as silent: {error}"
+            "the heartbeat of this host could not be removed, so `host top` will show \
+             it as silent: {error}"
         );
     }
 }
